@@ -1,0 +1,14 @@
+"""``medseg`` and ``python -m medseg``."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    from medseg.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The command line: its verbs, and what becomes of their errors."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from medseg import __version__
+from medseg.cli.console import error_line
+from medseg.cli.demo import demo
+from medseg.cli.evaluate import evaluate
+from medseg.cli.infer import infer
+from medseg.cli.info import info
+from medseg.cli.phantom import phantom
+from medseg.cli.train import train
+from medseg.core.errors import MedsegError
+
+app = typer.Typer(
+    name="medseg",
+    help="Segment organs and lesions in CT, MR and other medical images.",
+    epilog="Not a medical device. Start with `medseg demo`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (train, infer, evaluate, phantom, demo, info):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; an error is one message on stderr, a traceback only with --debug."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
+    options = list(arguments)
+    end = options.index("--") if "--" in options else len(options)
+    debug = "--debug" in options[:end]
+    options = [o for n, o in enumerate(options) if n >= end or o != "--debug"]
+    try:
+        result = app(args=options, prog_name="medseg", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        error_line("interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except MedsegError as error:
+        if debug:
+            raise
+        error_line(str(error))
+        return error.exit_code
+    except MemoryError:
+        if debug:
+            raise
+        error_line("out of memory; close other programs, or use a smaller patch_size or batch_size")
+        return 5
+    except Exception as error:
+        if debug:
+            raise
+        error_line(f"unexpected {type(error).__name__}: {error} - this is a bug in medseg; run again with --debug and report it")
+        return 1

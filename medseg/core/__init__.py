@@ -1,0 +1,1 @@
+"""The shared types: geometry, volumes, labels, configs, plans, scores and durable files. No torch, no file formats."""

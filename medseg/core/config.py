@@ -1,0 +1,245 @@
+"""The config: what was asked. YAML in, a checked and frozen object out, every error with its line."""
+
+import math
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
+
+from medseg.core.component import Component
+from medseg.core.errors import ConfigError
+from medseg.core.labels import Labels
+from medseg.core.yaml import Document, parse_scalar, parse_yaml
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def budget_seconds(text: str) -> float:
+    """Seconds of a budget such as ``20m``, ``8h``, ``1h30m`` or ``90s``. Raises ValueError for anything else."""
+    match = _BUDGET.fullmatch(text.strip())
+    if not text.strip() or match is None:
+        raise ValueError(f"{text!r} is not a time such as 90s, 20m, 8h or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _budget(value: Any) -> Any:
+    if value is not None and not 20 <= budget_seconds(str(value)) <= 60 * 24 * 3600:
+        raise ValueError(f"{value!r} must lie between 20s and 60 days")
+    return None if value is None else str(value)
+
+
+def _device(value: Any) -> Any:
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        raise ValueError(f"{value!r} is no device; choose auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _fold(value: Any) -> Any:
+    if value in ("all", "final") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f"{value!r} is no fold; give its number from 0, all, or final")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[StrictInt, Field(ge=1, le=100_000)]
+Size = Annotated[StrictInt, Field(ge=1, le=4096)]
+Auto = Literal["auto"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Where the cases are. Relative paths start at the config file."""
+
+    layout: Literal["msd", "folder"] = "msd"
+    root: Path | None = None
+    images: Path | None = None
+    labels: Path | None = None
+    group: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DataConfig":
+        if self.layout == "msd" and self.root is None:
+            raise ValueError("layout msd needs root: the folder that holds dataset.json")
+        if self.layout == "folder" and (self.images is None or self.labels is None):
+            raise ValueError("layout folder needs images: DIR and labels: DIR")
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise ValueError(f"group {self.group!r} is not a regular expression: {error}") from error
+        return self
+
+
+class PlanConfig(_Section):
+    """What the planner may decide (auto) and what is fixed."""
+
+    dimensions: Auto | Literal[2, 3] = "auto"
+    spacing_mm: Auto | tuple[Number, Number, Number] = "auto"
+    patch_size: Auto | tuple[Size, Size, Size] | tuple[Size, Size] = "auto"
+    batch_size: Auto | Positive = "auto"
+    architecture: Component = Component(name="unet")
+
+    @model_validator(mode="after")
+    def _spacing_is_real(self) -> "PlanConfig":
+        if self.spacing_mm != "auto" and not all(0.01 <= s <= 100 for s in self.spacing_mm):
+            raise ValueError(f"spacing_mm {list(self.spacing_mm)} must lie between 0.01 and 100 mm")
+        return self
+
+
+class TrainConfig(_Section):
+    """How long and how. ``steps`` overrules ``epochs``, which overrules ``budget``."""
+
+    budget: Annotated[str | None, BeforeValidator(_budget)] = "8h"
+    steps: Annotated[StrictInt, Field(ge=1, le=10_000_000)] | None = None
+    epochs: Positive | None = None
+    learning_rate: Auto | Annotated[Number, Field(gt=0, le=10)] = "auto"
+    optimizer: Auto | Component = "auto"
+    loss: Component = Component(name="dice_ce")
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
+    folds: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
+    fold: Annotated[int | str, BeforeValidator(_fold)] = 0
+
+    @model_validator(mode="after")
+    def _some_length(self) -> "TrainConfig":
+        nothing_asked = not ({"budget", "steps", "epochs"} & {n for n in self.model_fields_set if getattr(self, n)})
+        if nothing_asked and self.model_fields_set & {"budget", "steps", "epochs"}:
+            raise ValueError("budget, steps and epochs are all null; set one, such as `budget: 8h` or `epochs: 100`")
+        if isinstance(self.fold, int) and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist among {self.folds} folds (0 to {self.folds - 1})")
+        return self
+
+
+class Config(_Section):
+    """A whole config; ``folder`` is where relative paths start (not part of the YAML)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w.+ -]*$")] = "medseg"
+    data: DataConfig
+    labels: dict[str, StrictInt]
+    modality: Literal["CT", "MR", "other"]
+    plan: PlanConfig = PlanConfig()
+    train: TrainConfig = TrainConfig()
+    device: Annotated[str, BeforeValidator(_device)] = "auto"
+    output: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_names_are_text(cls, value: Any) -> Any:
+        labels = value.get("labels") if isinstance(value, dict) else None
+        for name in labels if isinstance(labels, dict) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"labels: the name {name!r} is not text; YAML reads yes, no, on, off and numbers so: quote it")
+        return value
+
+    @model_validator(mode="after")
+    def _labels_make_sense(self) -> "Config":
+        try:
+            Labels.from_mapping(self.labels)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def structure_labels(self) -> Labels:
+        return Labels.from_mapping(self.labels)
+
+
+def find_config(name: Path) -> Path:
+    """``name`` as given, else in ``./configs/``, with or without ``.yaml``. Raises ConfigError naming the places."""
+    places = [name, Path("configs") / name, name.with_name(name.name + ".yaml"), Path("configs") / (name.name + ".yaml")]
+    for place in places:
+        if place.is_file():
+            return place
+    there = ", ".join(sorted(p.name for p in Path("configs").glob("*.yaml"))) or "none"
+    raise ConfigError(f"config {name} does not exist, nor does configs/{name} (configs found: {there})")
+
+
+def load_config(path: Path | str, overrides: dict[str, str] | None = None) -> Config:
+    """Read and check a YAML config; ``overrides`` are ``{"train.budget": "20m"}``, typed by the schema.
+
+    Paths inside the file start at its folder, paths in ``overrides`` at the current one. Raises ConfigError with the line.
+    """
+    path = find_config(Path(path))
+    document = parse_yaml(path)
+    content = document.content
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, got a {type(content).__name__}")
+    resolve_paths(content, path.absolute().parent)
+    for key, text in (overrides or {}).items():
+        _set(content, key, text)
+    return config_from(content, str(path), document)
+
+
+def config_from(content: dict[str, Any], source: str = "config", document: Document | None = None) -> Config:
+    """A checked config from a mapping. Raises ConfigError listing every problem, with lines where a document is given."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems = [_problem(e, document) for e in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from None
+
+
+def resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    """Make the relative paths of a raw config absolute, in place."""
+    data = content.get("data")
+    for section, keys in ((data, ("root", "images", "labels")), (content, ("output",))):
+        if isinstance(section, dict):
+            for key in keys:
+                if isinstance(section.get(key), str):
+                    section[key] = str(folder / Path(section[key]).expanduser())
+
+
+def _set(content: dict[str, Any], key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {key}={text}: {section} is not a section")
+    value = parse_scalar(text)
+    is_path = key in ("data.root", "data.images", "data.labels", "output")
+    target[last] = str(Path(text).expanduser().absolute()) if is_path and value is not None else value
+
+
+def _problem(error: Any, document: Document | None) -> str:
+    keys = [str(part) for part in error["loc"] if not _is_union_tag(part)]
+    where = ".".join(keys)
+    line = document.line_of(keys) if document else None
+    at = f"line {line}: " if line else ""
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(keys[-1], _known_keys(keys[:-1]), 1, 0.5)
+        return f"{at}unknown key {where!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(keys[:-1]))}")
+    if error["type"] == "missing":
+        return f"{where} is missing; it is required"
+    message = error["msg"].removeprefix("Value error, ")
+    got = error.get("input")
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | list) or got is None else ""
+    if isinstance(got, float) and not math.isfinite(got):
+        message = "must be a finite number"
+    return f"{at}{where}: {message}{shown}" if where else f"{at}{message}"
+
+
+def _is_union_tag(part: Any) -> bool:
+    return not isinstance(part, int) and bool(re.search(r"[\[(]|^(int|float|str|literal|constrained|Component)$", str(part)))
+
+
+def _known_keys(sections: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for section in sections:
+        field = model.model_fields.get(section)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,105 @@
+"""Structure names and the integers that stand for them on disk; contiguous channels inside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.errors import ConfigError, DataError
+
+# Okabe and Ito's colours first (told apart by colour-blind readers), then darker and lighter relatives.
+PALETTE = (
+    "#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B",
+    "#7F3C8D", "#11A579", "#3969AC", "#F2B701", "#E73F74", "#80BA5A", "#E68310", "#A5AA99",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A named thing to segment: its ``value`` in label maps and its ``colour`` in every picture."""
+
+    name: str
+    value: int
+    colour: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Structures in the order of their channels (channel 0 is the background), with any integer values.
+
+    >>> labels = Labels.from_mapping({"background": 0, "liver": 1, "tumour": 5})
+    >>> labels.names, labels.values
+    (('liver', 'tumour'), (1, 5))
+    >>> labels.to_channels(np.array([0, 5, 1]))
+    array([0, 2, 1], dtype=uint8)
+    """
+
+    structures: tuple[Structure, ...]
+    background: str = "background"
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, int]) -> "Labels":
+        """From ``{name: value}``; the name that holds 0 is the background.
+
+        Raises ConfigError where values repeat, are negative, or nothing holds 0.
+        """
+        taken: dict[int, str] = {}
+        for name, value in mapping.items():
+            if value in taken:
+                raise ConfigError(f"labels: {taken[value]!r} and {name!r} have the same value {value}; each needs its own")
+            if not 0 <= value <= 65535:
+                raise ConfigError(f"labels: {name!r} is {value}; values must lie between 0 and 65535")
+            taken[value] = name
+        if 0 not in taken:
+            raise ConfigError("labels: no name holds 0; add the background, such as `background: 0`")
+        if len(taken) < 2:
+            raise ConfigError("labels: only the background is named; add at least one structure, such as `liver: 1`")
+        rest = sorted(value for value in taken if value)
+        structures = (Structure(taken[v], v, PALETTE[n % len(PALETTE)]) for n, v in enumerate(rest))
+        return cls(tuple(structures), taken[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.structures)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(s.value for s in self.structures)
+
+    @property
+    def channels(self) -> int:
+        """Number of network outputs: the structures and the background."""
+        return len(self.structures) + 1
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """uint8 where all values fit, else uint16."""
+        return np.dtype(np.uint8 if max(self.values) < 256 else np.uint16)
+
+    def mapping(self) -> dict[str, int]:
+        """``{name: value}`` with the background first."""
+        return {self.background: 0, **{s.name: s.value for s in self.structures}}
+
+    @cached_property
+    def _channel_of_value(self) -> npt.NDArray[np.int32]:
+        table = np.full(max(self.values) + 2, -1, np.int32)
+        table[[0, *self.values]] = range(self.channels)
+        return table
+
+    def to_channels(self, label_map: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8 | np.uint16]:
+        """Values on disk -> contiguous channels, same shape. Raises DataError naming every value without a name."""
+        values = np.asarray(label_map)
+        last = len(self._channel_of_value) - 1
+        channels = self._channel_of_value[np.clip(values, 0, last).astype(np.int64)]
+        wrong = (channels < 0) | (values < 0) | (values > last)
+        if wrong.any():
+            unknown = ", ".join(str(v) for v in np.unique(values[wrong])[:8])
+            raise DataError(f"label value {unknown} is not in the labels {self.mapping()}")
+        return channels.astype(np.uint8 if self.channels <= 256 else np.uint16)
+
+    def to_values(self, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger]:
+        """Contiguous channels -> values on disk, in ``dtype``."""
+        table = np.array([0, *self.values], self.dtype)
+        return table[channels]

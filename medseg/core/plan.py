@@ -1,0 +1,89 @@
+"""The fingerprint (measured) and the plan (decided); both go to JSON and back without loss."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medseg.core.component import Component
+from medseg.core.errors import ModelError
+
+FORMAT_VERSION = 1
+Triple = tuple[int, int, int]
+TripleMm = tuple[float, float, float]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Intensity(_Frozen):
+    """How one channel's intensities become the network's input: an entry of INTENSITIES with measured options."""
+
+    scheme: Component
+
+
+class ForegroundIntensity(_Frozen):
+    """Intensities inside the structures over all training cases, of one channel."""
+
+    mean: float
+    sd: float
+    percentile_0_5: float
+    percentile_99_5: float
+    minimum: float
+    maximum: float
+
+
+class Fingerprint(_Frozen):
+    """What was measured on the training cases, all in RAS storage order."""
+
+    cases: int
+    channels: int
+    median_shape: Triple
+    spacings_mm: tuple[TripleMm, ...]
+    shapes: tuple[Triple, ...]
+    foreground: tuple[ForegroundIntensity, ...]
+    voxels_per_structure: dict[str, float] = Field(description="mean number of voxels in the cases that hold it")
+    cases_per_structure: dict[str, int]
+
+
+class Plan(_Frozen):
+    """Every decision of a training run; nothing is left open. Spatial triples follow i, j, k of RAS storage.
+
+    ``slice_axis`` is the axis that a 2D network takes apart; None for a 3D network. ``patch_size`` is 1 along it.
+    """
+
+    format_version: int = FORMAT_VERSION
+    dimensions: Literal[2, 3]
+    slice_axis: int | None
+    spacing_mm: TripleMm
+    patch_size: Triple
+    batch_size: int
+    architecture: Component
+    channels: int
+    labels: dict[str, int]
+    modality: str
+    intensity: tuple[Intensity, ...]
+    loss: Component
+    optimizer: Component
+    schedule: Component
+    learning_rate: float
+    steps: int
+    validate_every: int
+    validation_cases: int = Field(description="cases per validation while training; the last one takes all")
+    ema: float
+    foreground_fraction: float
+    mirror_axes: tuple[int, ...]
+    precision: Literal["f32", "bf16"]
+    seed: int
+    reasons: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_version(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            found = value.get("format_version", FORMAT_VERSION)
+            if not isinstance(found, int) or found > FORMAT_VERSION:
+                raise ModelError(
+                    f"plan format version {found} is newer than this medseg reads ({FORMAT_VERSION}); upgrade medseg"
+                )
+        return value

@@ -1,0 +1,42 @@
+"""Scores as plain rows, and their summary with honest counts."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure: ``value`` is NaN where it is undefined. ``structure`` is empty for a figure of the whole case.
+
+    ``state`` says how the masks stood: ``scored``, ``both_empty``, ``missed`` (reference only) or ``spurious`` (prediction only).
+    """
+
+    case: str
+    structure: str
+    metric: str
+    value: float
+    unit: str
+    state: str = "scored"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over cases, for one structure and metric. ``n`` counts defined values; the others are counted, never averaged away."""
+
+    structure: str
+    metric: str
+    unit: str
+    mean: float
+    median: float
+    q1: float
+    q3: float
+    n: int
+    undefined: int
+    missed: int
+    spurious: int
+
+
+def defined(values: Iterable[float]) -> list[float]:
+    """The values that are not NaN."""
+    return [v for v in values if not math.isnan(v)]

@@ -1,0 +1,1 @@
+"""Sliding windows, and label maps on the scan's own grid."""

@@ -1,0 +1,1 @@
+"""Files to and from the core types. Knows nothing of learning."""

@@ -1,0 +1,1 @@
+"""The loop, its schedule, checkpoints and whole-volume validation."""

@@ -1,0 +1,1 @@
+"""One straight function for each verb."""
