@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (
+    *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip"),
+    *(".png", ".tif", ".tiff", ".jpg", ".jpeg"),
+)
 
 
 @dataclass(frozen=True)

@@ -48,5 +48,7 @@ def build(kind: str, table: Mapping[str, Callable[..., Any]], component: Compone
         if option not in known:
             near = get_close_matches(option, known, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{kind} {component.name}: unknown option {option!r}; {hint}it has {', '.join(known) or 'none'}")
+            raise ConfigError(
+                f"{kind} {component.name}: unknown option {option!r}; {hint}it has {', '.join(known) or 'none'}"
+            )
     return factory(*context, **component.options)

@@ -140,7 +140,9 @@ class Config(_Section):
         labels = value.get("labels") if isinstance(value, dict) else None
         for name in labels if isinstance(labels, dict) else ():
             if not isinstance(name, str):
-                raise ValueError(f"labels: the name {name!r} is not text; YAML reads yes, no, on, off and numbers so: quote it")
+                raise ValueError(
+                    f"labels: the name {name!r} is not text; YAML reads yes, no, on, off and numbers so: quote it"
+                )
         return value
 
     @model_validator(mode="after")
@@ -158,7 +160,12 @@ class Config(_Section):
 
 def find_config(name: Path) -> Path:
     """``name`` as given, else in ``./configs/``, with or without ``.yaml``. Raises ConfigError naming the places."""
-    places = [name, Path("configs") / name, name.with_name(name.name + ".yaml"), Path("configs") / (name.name + ".yaml")]
+    places = [
+        name,
+        Path("configs") / name,
+        name.with_name(name.name + ".yaml"),
+        Path("configs") / (name.name + ".yaml"),
+    ]
     for place in places:
         if place.is_file():
             return place
@@ -220,7 +227,9 @@ def _problem(error: Any, document: Document | None) -> str:
     at = f"line {line}: " if line else ""
     if error["type"] == "extra_forbidden":
         near = get_close_matches(keys[-1], _known_keys(keys[:-1]), 1, 0.5)
-        return f"{at}unknown key {where!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(keys[:-1]))}")
+        return f"{at}unknown key {where!r}" + (
+            f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(keys[:-1]))}"
+        )
     if error["type"] == "missing":
         return f"{where} is missing; it is required"
     message = error["msg"].removeprefix("Value error, ")
@@ -232,7 +241,9 @@ def _problem(error: Any, document: Document | None) -> str:
 
 
 def _is_union_tag(part: Any) -> bool:
-    return not isinstance(part, int) and bool(re.search(r"[\[(]|^(int|float|str|literal|constrained|Component)$", str(part)))
+    return not isinstance(part, int) and bool(
+        re.search(r"[\[(]|^(int|float|str|literal|constrained|Component)$", str(part))
+    )
 
 
 def _known_keys(sections: list[str]) -> list[str]:

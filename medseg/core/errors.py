@@ -44,3 +44,11 @@ class ResourceError(MedsegError):
     """The device, the memory or the disk does not suffice."""
 
     exit_code = 5
+
+
+class Interrupted(MedsegError):
+    """A signal stopped the work at a safe place; ``exit_code`` is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

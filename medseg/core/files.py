@@ -60,8 +60,8 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, or of a folder: of the sorted relative names and hashes of the files in it."""
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path)}\0{sha256_of(file)}\n".encode("utf-8", "surrogateescape"))
+        for part in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{part.relative_to(path)}\0{sha256_of(part)}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -180,7 +180,9 @@ def _sync_folder(folder: Path) -> None:
 def _explained(error: OSError, path: Path) -> MedsegError:
     if error.errno in _FULL:
         free = _free_bytes(path)
-        return ResourceError(f"{path}: the disk is full ({free}); free some space and run again, nothing was overwritten")
+        return ResourceError(
+            f"{path}: the disk is full ({free}); free some space and run again, nothing was overwritten"
+        )
     if error.errno in _FORBIDDEN:
         return OutputError(f"{path}: cannot write there ({error.strerror}); choose another place with --output")
     return OutputError(f"{path}: cannot write there ({error.strerror or error})")

@@ -97,7 +97,9 @@ class Geometry:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Geometry) and self.shape == other.shape and bool(np.array_equal(self.affine, other.affine))
+            isinstance(other, Geometry)
+            and self.shape == other.shape
+            and bool(np.array_equal(self.affine, other.affine))
         )
 
     def __hash__(self) -> int:
@@ -122,7 +124,9 @@ class StorageOrder:
     @property
     def inverse(self) -> "StorageOrder":
         back = tuple(self.permutation.index(axis) for axis in range(3))
-        return StorageOrder((back[0], back[1], back[2]), (self.flips[back[0]], self.flips[back[1]], self.flips[back[2]]))
+        return StorageOrder(
+            (back[0], back[1], back[2]), (self.flips[back[0]], self.flips[back[1]], self.flips[back[2]])
+        )
 
     def array(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """``array`` (..., I, J, K) in the new order: a view, no copy."""
@@ -162,17 +166,15 @@ def order_to(geometry: Geometry, orientation: str = "RAS") -> StorageOrder:
     return StorageOrder((permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2]))
 
 
-def order_between(
-    source: Geometry, target: Geometry, tolerance: float = SAME_GRID_TOLERANCE
-) -> StorageOrder | None:
+def order_between(source: Geometry, target: Geometry, tolerance: float = SAME_GRID_TOLERANCE) -> StorageOrder | None:
     """The reordering of ``source`` that puts each voxel onto ``target``'s equal index; None if the grids differ.
 
     Same grid means: no corner moves by more than ``tolerance`` voxels, in any of the 48 storage orders.
     """
     for order in sorted(all_storage_orders(), key=lambda o: o != order_to(source, target.orientation)):
-        if tuple(source.shape[axis] for axis in order.permutation) == target.shape:
-            if target.matches(order.geometry(source), tolerance):
-                return order
+        shape = tuple(source.shape[axis] for axis in order.permutation)
+        if shape == target.shape and target.matches(order.geometry(source), tolerance):
+            return order
     return None
 
 
@@ -195,6 +197,7 @@ def resized(geometry: Geometry, shape: tuple[int, int, int]) -> Geometry:
 def shape_at_spacing(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
     """The shape that comes nearest to ``spacing_mm`` over the same field of view, at least one voxel an axis."""
     i, j, k = (
-        max(1, round(n * old / new)) for n, old, new in zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)
+        max(1, round(n * old / new))
+        for n, old, new in zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)
     )
     return i, j, k

@@ -1,5 +1,6 @@
 """Structure names and the integers that stand for them on disk; contiguous channels inside."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,13 @@ PALETTE = (
     "#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B",
     "#7F3C8D", "#11A579", "#3969AC", "#F2B701", "#E73F74", "#80BA5A", "#E68310", "#A5AA99",
 )  # fmt: skip
+
+
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _other_side(name: str) -> str:
+    return re.sub(r"(?<![a-z])(left|right|l|r)(?![a-z])", lambda match: _SIDES[match[1]], name)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class Labels:
         taken: dict[int, str] = {}
         for name, value in mapping.items():
             if value in taken:
-                raise ConfigError(f"labels: {taken[value]!r} and {name!r} have the same value {value}; each needs its own")
+                raise ConfigError(
+                    f"labels: {taken[value]!r} and {name!r} have the same value {value}; each needs its own"
+                )
             if not 0 <= value <= 65535:
                 raise ConfigError(f"labels: {name!r} is {value}; values must lie between 0 and 65535")
             taken[value] = name
@@ -78,6 +88,19 @@ class Labels:
         """uint8 where all values fit, else uint16."""
         return np.dtype(np.uint8 if max(self.values) < 256 else np.uint16)
 
+    @property
+    def mirror_swaps(self) -> tuple[int, ...]:
+        """For each channel, the channel that it becomes when left and right change sides (itself without a partner).
+
+        Partners differ in the words left and right alone (or l and r), in any letter case.
+
+        >>> Labels.from_mapping({"background": 0, "kidney_left": 1, "kidney_right": 2, "liver": 3}).mirror_swaps
+        (0, 2, 1, 3)
+        """
+        names = [name.lower() for name in self.names]
+        partners = [names.index(other) if (other := _other_side(name)) in names else n for n, name in enumerate(names)]
+        return (0, *(n + 1 for n in partners))
+
     def mapping(self) -> dict[str, int]:
         """``{name: value}`` with the background first."""
         return {self.background: 0, **{s.name: s.value for s in self.structures}}
@@ -102,4 +125,5 @@ class Labels:
     def to_values(self, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger]:
         """Contiguous channels -> values on disk, in ``dtype``."""
         table = np.array([0, *self.values], self.dtype)
-        return table[channels]
+        values: npt.NDArray[np.unsignedinteger] = table[channels]
+        return values

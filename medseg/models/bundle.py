@@ -1,0 +1,207 @@
+"""The model folder: model.json, safetensors and a card. Nothing in it is ever executed or unpickled."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from medseg.core.component import Component
+from medseg.core.errors import ModelError
+from medseg.core.files import sha256_of, staged_folder, write_durable, write_json, write_text
+from medseg.core.labels import Labels
+from medseg.core.plan import Fingerprint, Plan
+from medseg.models import build_network
+from medseg.models.per_slice import PerSlice
+
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 64 * 2**20
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+HOW_TO_GET_ONE = "train one with `medseg train --config FILE`, or try `medseg demo`"
+
+
+class ModelCard(BaseModel):
+    """What model.json holds. Keys that medseg does not know are ignored: a model never chooses where output goes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format_version: int
+    name: str
+    created: str
+    plan: Plan
+    labels: dict[str, int]
+    weights: dict[str, str] = Field(description="file name -> sha256")
+    fingerprint: Fingerprint | None = None
+    validation: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    licence: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A verified model folder: its card, one network per fold, and the hash that names it in results."""
+
+    folder: Path
+    card: ModelCard
+    networks: tuple[nn.Module, ...]
+    sha256: str
+
+    @property
+    def plan(self) -> Plan:
+        return self.card.plan
+
+    @property
+    def labels(self) -> Labels:
+        return Labels.from_mapping(self.card.labels)
+
+
+def network_for(plan: Plan, *, deep_supervision: bool = False) -> nn.Module:
+    """The untrained network of ``plan``."""
+    options = {**plan.architecture.options, "deep_supervision": deep_supervision}
+    return build_network(
+        Component(name=plan.architecture.name, options=options),
+        in_channels=plan.channels,
+        out_channels=len(plan.labels),
+        dimensions=plan.dimensions,
+        slice_axis=plan.slice_axis,
+    )
+
+
+def weights_of(network: nn.Module) -> nn.Module:
+    """The module whose state is stored: without the wrapper that takes volumes apart into slices."""
+    return network.network if isinstance(network, PerSlice) else network
+
+
+def save_model(folder: Path, card: ModelCard, states: Mapping[str, Mapping[str, Tensor]], readme: str) -> None:
+    """Write ``folder`` whole or not at all: ``states`` is ``{"fold_0": state_dict}``; an older folder is replaced."""
+    with staged_folder(folder) as staging:
+        weights = {}
+        for name, state in states.items():
+            tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}
+            weights[f"{name}.safetensors"] = write_durable(
+                staging / f"{name}.safetensors", safetensors.torch.save(tensors, {"format": "medseg"})
+            )
+        content = card.model_copy(update={"weights": weights}).model_dump(mode="json")
+        write_json(staging / "model.json", content)
+        write_text(staging / "README.md", readme)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """model.json of a model folder, checked. Raises ModelError naming the folder and what to do."""
+    if not folder.exists():
+        raise ModelError(f"{folder}: this model folder does not exist; {HOW_TO_GET_ONE}")
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder}: not a medseg model: a model is a folder with model.json and safetensors. Checkpoint, pickle and "
+            "TorchScript files may hold code and are unsafe, so their weights are not loaded"
+        )
+    file = folder / "model.json"
+    if not file.is_file():
+        what = "is empty" if not any(folder.iterdir()) else "has no model.json (the model's metadata and config)"
+        raise ModelError(f"{folder}: not a medseg model folder: it {what}; {HOW_TO_GET_ONE}")
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{file}: larger than {MAX_JSON_BYTES} bytes; this is no model.json")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ModelError(
+                f"{file}: format version {version} is newer than this medseg reads ({FORMAT_VERSION}); upgrade medseg"
+            )
+        card = ModelCard.model_validate(content)
+        if card.plan.labels != card.labels:
+            raise ModelError(f"{file}: labels {card.labels} differ from the plan's labels {card.plan.labels}")
+        Labels.from_mapping(card.labels)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: not a model.json that medseg can read: {_first_problem(error)}") from None
+    if not card.weights:
+        raise ModelError(f"{file}: names no weights; copy the model folder again")
+    return card
+
+
+def load_model(folder: Path) -> Model:
+    """Read and verify a model folder: hashes, names, shapes, types and finiteness of every weight.
+
+    Raises ModelError naming the file, the cause and what to do.
+    """
+    card = read_card(folder)
+    networks = []
+    for name, expected in sorted(card.weights.items()):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{folder / 'model.json'}: weights file {name!r} is not a plain safetensors name in the folder"
+            )
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"{file}: weights file missing; copy the model folder again")
+        try:
+            network = network_for(card.plan)
+            _fill(network, file, card)
+        except ModelError as error:
+            raise ModelError(f"{file}: {'' if _intact(file, expected) else _DAMAGED + '; '}{error}") from None
+        except Exception as error:  # the plan's numbers need not make a network
+            raise ModelError(f"{folder}: the plan's architecture cannot be built: {error}") from None
+        if not _intact(file, expected):
+            raise ModelError(f"{file}: {_DAMAGED}; copy the model folder again")
+        networks.append(network)
+    return Model(folder, card, tuple(networks), sha256_of(folder / "model.json"))
+
+
+_DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights are corrupt, truncated or exchanged"
+
+
+def _intact(file: Path, expected: str) -> bool:
+    return sha256_of(file) == expected
+
+
+def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
+    try:
+        state = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"not a valid safetensors file (header corrupt, offsets wrong or truncated): {error}"
+        ) from None
+    network = weights_of(network)
+    expected = network.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing:
+        raise ModelError(f"weights do not match the architecture: {len(missing)} keys missing, such as {missing[0]!r}")
+    if extra:
+        raise ModelError(f"weights do not match the architecture: {len(extra)} unexpected keys, such as {extra[0]!r}")
+    for key, value in state.items():
+        if value.dtype not in FLOATS:
+            raise ModelError(f"weights {key!r} have type {value.dtype}, expected a float type")
+        if value.shape != expected[key].shape:
+            raise ModelError(
+                f"weights do not match the architecture: shape of {key!r} is {tuple(value.shape)}, expected "
+                f"{tuple(expected[key].shape)} ({len(card.labels)} output classes for the labels {', '.join(card.labels)})"
+            )
+        if not torch.isfinite(value).all():
+            raise ModelError(f"weights {key!r} hold values that are not finite (NaN or infinity)")
+    network.load_state_dict({key: value.float() for key, value in state.items()})
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+def newest_model(runs: Path) -> Path:
+    """The model folder under ``runs`` that was made last, by the time in its model.json. Raises ModelError if there is none."""
+    found: list[tuple[str, Path]] = []
+    for file in runs.glob("*/model/model.json"):
+        try:
+            found.append((str(json.loads(file.read_text(encoding="utf-8"))["created"]), file.parent))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged folder is not the newest model; naming it with --model says what is wrong
+    if not found:
+        raise ModelError(f"no model under {runs}; give --model FOLDER, or {HOW_TO_GET_ONE}")
+    return max(found)[1]
