@@ -3,9 +3,8 @@
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from medseg import __version__
@@ -18,6 +17,7 @@ from medseg.cli.phantom import phantom
 from medseg.cli.train import train
 from medseg.core.errors import MedsegError
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click from 0.29 on
 app = typer.Typer(
     name="medseg",
     help="Segment organs and lesions in CT, MR and other medical images.",
@@ -41,7 +41,9 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
 ) -> None:
     pass
 
@@ -57,13 +59,13 @@ def run(arguments: Sequence[str]) -> int:
     options = [o for n, o in enumerate(options) if n >= end or o != "--debug"]
     try:
         result = app(args=options, prog_name="medseg", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+        return int(result) if isinstance(result, int) else 0
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         error_line("interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -82,5 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        error_line(f"unexpected {type(error).__name__}: {error} - this is a bug in medseg; run again with --debug and report it")
+        error_line(
+            f"unexpected {type(error).__name__}: {error} - this is a bug in medseg; run again with --debug and report it"
+        )
         return 1

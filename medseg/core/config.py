@@ -2,6 +2,7 @@
 
 import math
 import re
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,9 +185,7 @@ def load_config(path: Path | str, overrides: dict[str, str] | None = None) -> Co
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, got a {type(content).__name__}")
     resolve_paths(content, path.absolute().parent)
-    for key, text in (overrides or {}).items():
-        _set(content, key, text)
-    return config_from(content, str(path), document)
+    return config_from(override(content, overrides or {}), str(path), document)
 
 
 def config_from(content: dict[str, Any], source: str = "config", document: Document | None = None) -> Config:
@@ -196,6 +195,14 @@ def config_from(content: dict[str, Any], source: str = "config", document: Docum
     except ValidationError as error:
         problems = [_problem(e, document) for e in error.errors()]
         raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from None
+
+
+def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
+    """A copy of a raw config with ``overrides`` (``{"train.budget": "20m"}``) set, each read as YAML would."""
+    changed = deepcopy(content)
+    for key, text in overrides.items():
+        _set(changed, key, text)
+    return changed
 
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:

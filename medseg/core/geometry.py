@@ -6,6 +6,7 @@ World coordinates are RAS+ millimetres. Voxel axes are i, j, k; the integer inde
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +129,7 @@ class StorageOrder:
             (back[0], back[1], back[2]), (self.flips[back[0]], self.flips[back[1]], self.flips[back[2]])
         )
 
-    def array(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def array(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """``array`` (..., I, J, K) in the new order: a view, no copy."""
         lead = array.ndim - 3
         moved = np.transpose(array, (*range(lead), *(lead + axis for axis in self.permutation)))

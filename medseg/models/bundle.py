@@ -153,6 +153,16 @@ def load_model(folder: Path) -> Model:
     return Model(folder, card, tuple(networks), sha256_of(folder / "model.json"))
 
 
+def saved_folds(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """States (``{"fold_0": state}``) and validation figures of the folds in ``folder`` so far; both empty where there is none."""
+    if not (folder / "model.json").is_file():
+        return {}, {}
+    model = load_model(folder)
+    names = [name.removesuffix(".safetensors") for name in sorted(model.card.weights)]
+    states = {name: weights_of(net).state_dict() for name, net in zip(names, model.networks, strict=True)}
+    return states, dict(model.card.validation)
+
+
 _DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights are corrupt, truncated or exchanged"
 
 

@@ -1,0 +1,108 @@
+"""``medseg evaluate``."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medseg.report.evaluation import Report
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
+    references: Annotated[Path, typer.Argument(help="Its reference, or a folder with the same case ids.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Names of the values: a config, model.json, dataset.json or colour table.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for scores.csv and summary.json (replaced if there).", metavar="DIR")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Score the rest where a case is bad or alone; exit code 1.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,
+) -> None:
+    """Score predictions against references: Dice, IoU, precision, recall, accuracy and volumes.
+
+    Two files, or two folders matched by case id (the file name without its image suffix and a trailing _seg). A label
+    map stored in another axis order is the same label map; one on another grid is an error.
+    """
+    from medseg.cli.console import note_line
+    from medseg.core.errors import CasesError
+    from medseg.workflows.evaluate import evaluate as score
+
+    with _progress_bar(hidden=quiet) as progress:
+        report = score(predictions, references, labels=labels, output=output, skip_bad=skip_bad, progress=progress)
+    if as_json:
+        print(json.dumps(report.to_dict(), ensure_ascii=True, allow_nan=False))
+    elif not quiet:
+        _print_tables(report)
+    if output is not None and not quiet:
+        note_line(f"wrote {output / 'scores.csv'} and {output / 'summary.json'}")
+    if report.skipped:
+        problems = "; ".join(f"{case} ({problem})" for case, problem in report.skipped)
+        raise CasesError(f"{len(report.skipped)} case(s) skipped, {len(report.cases)} scored: {problems}")
+
+
+@contextmanager
+def _progress_bar(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr where that is a terminal, else nothing."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_tables(report: "Report") -> None:
+    """On stdout: per metric one row for each structure found in any case, and the mean over structures."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from medseg.cli.console import printable
+    from medseg.report.evaluation import SUMMARY_COLUMNS, format_value, summary_cells
+
+    nowhere = _structures_in_no_case(report)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("", overflow="fold")
+    for name in SUMMARY_COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric, group in groupby(report.summaries, key=lambda s: s.metric):
+        rows = [s for s in group if s.structure not in nowhere]
+        if [s.structure for s in rows] == [""]:
+            table.add_row(f"[bold]{metric}[/]", *summary_cells(rows[0]))
+        elif rows:
+            table.add_row(f"[bold]{metric}[/]")
+            for s in rows:
+                table.add_row("  " + escape(printable(s.structure)), *summary_cells(s))
+            if len(rows) > 1 and rows[0].unit == "ratio":
+                table.add_row("  [italic]mean of structures[/]", format_value(report.mean(metric), "ratio"))
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console.print(f"{len(report.cases)} case(s), {len(report.labels.structures)} structure(s)", markup=False)
+    console.print(table)
+    if nowhere:
+        console.print(f"in no prediction and no reference: {', '.join(map(printable, nowhere))}", markup=False)
+    if not report.labels.structures:
+        console.print("no structure in any file; --labels FILE names what was looked for", markup=False)
+
+
+def _structures_in_no_case(report: "Report") -> list[str]:
+    states: dict[str, set[str]] = {}
+    for score in report.scores:
+        states.setdefault(score.structure, set()).add(score.state)
+    return [name for name, found in states.items() if found == {"both_empty"}]

@@ -1,0 +1,56 @@
+"""`medseg phantom`: phantom CT scans as a dataset to train and test on."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def phantom(
+    output: Annotated[Path, typer.Option("--output", help="Folder of the dataset; new or empty.")],
+    layout: Annotated[str, typer.Option(help="Layout on disk: msd (Medical Segmentation Decathlon).")] = "msd",
+    cases: Annotated[int, typer.Option(help="Number of training scans.")] = 24,
+    test: Annotated[int, typer.Option(help="Number of unseen scans besides, with references in labelsTs.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same scans.")] = 0,
+    structures: Annotated[
+        str,
+        typer.Option(help="Labels: all (liver, tumour, spleen, kidneys), or liver (liver, tumour; as Task03_Liver)."),
+    ] = "all",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier phantom dataset at --output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Write phantom CT scans of the abdomen with known organs: data to try everything on, without a download."""
+    from medseg.cli.console import printable
+    from medseg.core.errors import ConfigError
+    from medseg.workflows.phantom import write_msd
+
+    if layout != "msd":
+        raise ConfigError(f"--layout is {layout!r}; phantoms are written as msd only")
+    with _progress_bar(hidden=quiet) as progress:
+        dataset = write_msd(
+            output, cases=cases, test=test, seed=seed, structures=structures, force=force, progress=progress
+        )
+    if quiet:
+        return
+    where = printable(str(dataset.folder))
+    print(f"{len(dataset.training)} training and {len(dataset.test)} test phantom CT scans (seed {seed}) in {where}")
+    print(f"labels {', '.join(f'{value} {name}' for name, value in dataset.labels.mapping().items())}")
+    print(f"true volumes in mL: {printable(str(dataset.folder / 'volumes.csv'))}")
+
+
+@contextmanager
+def _progress_bar(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr where that is a terminal, else nothing."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("phantoms", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,47 @@
+"""medseg train"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.core.errors import ConfigError
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML config: as given, else in ./configs/.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.budget=20m. Repeatable."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. Default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", help="Number from 0, all, or final (every case is training).")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
+) -> None:
+    """Train a network as a config asks, and validate it on whole volumes."""
+    overrides = dict(_pair(setting) for setting in settings or [])
+    overrides |= {key: value for key, value in (("device", device), ("train.fold", fold)) if value is not None}
+    from medseg.cli.console import note_line, progress_bars
+    from medseg.core.config import load_config
+
+    checked = load_config(config, overrides)  # before torch is imported: a typo answers at once
+    from medseg.workflows.train import train as run
+
+    with progress_bars(quiet=quiet) as progress:
+        result = run(
+            checked, output=output, resume=resume, progress=progress, say=(lambda line: None) if quiet else note_line
+        )
+    for name, value in result.dice.items():
+        print(f"{name}: validation Dice {value:.4f}")
+    print(result.model_folder)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting}: expected KEY=VALUE, such as --set train.budget=20m")
+    return key, value

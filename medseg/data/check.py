@@ -1,0 +1,155 @@
+"""Everything that is wrong with a dataset, found in one reading before a second of training."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.case import Case
+from medseg.core.errors import DataError, GeometryError, MedsegError
+from medseg.core.geometry import order_between
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress, silent
+from medseg.core.volume import LabelMap, Volume
+from medseg.io.reading import read_label_map, read_volumes
+
+FOREGROUND_SAMPLES = 10_000  # intensities kept per case for the fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFacts:
+    """What one case holds. Triples follow i, j, k of RAS storage; ``foreground`` (C, n) are sampled intensities."""
+
+    case: Case
+    channels: int
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    content: str
+    voxels: dict[str, int]
+    foreground: npt.NDArray[np.float32]
+    warnings: tuple[str, ...]
+
+
+def check_dataset(cases: Sequence[Case], labels: Labels, *, progress: Progress = silent) -> list[CaseFacts]:
+    """Read every case once; return its facts. Raises DataError naming each case that cannot be used and why."""
+    facts, problems = [], []
+    with ThreadPoolExecutor(2) as pool:
+        for done, result in enumerate(pool.map(lambda case: _facts_or_error(case, labels), cases), 1):
+            progress("check", done, len(cases))
+            if isinstance(result, CaseFacts):
+                facts.append(result)
+            else:
+                problems.append(str(result))
+    problems += _duplicates(facts)
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise DataError(f"{len(problems)} problem(s) in the dataset: " + "; ".join(problems[:5]) + more)
+    _check_together(facts, labels)
+    return facts
+
+
+def warnings_of(facts: Sequence[CaseFacts], labels: Labels) -> list[str]:
+    """What is odd but usable: constant images, cases without any structure, structures that are nowhere."""
+    found = [f"{f.case.id}: {warning}" for f in facts for warning in f.warnings]
+    absent = [name for name in labels.names if not any(f.voxels[name] for f in facts)]
+    return found + [f"structure {name!r} is in no case: it will not be learnt" for name in absent]
+
+
+def _facts_or_error(case: Case, labels: Labels) -> CaseFacts | MedsegError:
+    try:
+        return _facts(case, labels)
+    except MedsegError as error:
+        return error
+
+
+def _facts(case: Case, labels: Labels) -> CaseFacts:
+    assert case.reference is not None
+    image = read_volumes(case.images)
+    reference = as_label(case, labels)
+    order = order_between(reference.geometry, image.geometry)
+    if order is None:
+        raise GeometryError(_grids_differ(case, image, reference))
+    channels = labels.to_channels(order.array(reference.data))
+    counts = np.bincount(channels.ravel(), minlength=labels.channels)
+    ras = image.canonical().geometry
+    warnings = list(image.warnings)
+    if counts[1:].sum() == 0:
+        warnings.append("the label holds no structure")
+    if any(channel.min() == channel.max() for channel in image.data):
+        warnings.append("the image is constant")
+    digest = hashlib.sha256(np.ascontiguousarray(image.data).tobytes())
+    return CaseFacts(
+        case=case,
+        channels=image.channels,
+        shape=ras.shape,
+        spacing_mm=ras.spacing_mm,
+        content=digest.hexdigest(),
+        voxels=dict(zip(labels.names, (int(n) for n in counts[1:]), strict=True)),
+        foreground=_sample(image, channels),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def as_label(case: Case, labels: Labels) -> LabelMap:
+    """The case's reference. Raises DataError that says the label is at fault and names its file."""
+    assert case.reference is not None
+    try:
+        return read_label_map(case.reference, labels)
+    except MedsegError as error:
+        text = str(error)
+        raise type(error)(text if text.startswith("label") else f"label {text}") from None
+
+
+def _grids_differ(case: Case, image: Volume, reference: LabelMap) -> str:
+    a, b = image.geometry, reference.geometry
+    if a.shape != b.shape:
+        return (
+            f"{case.id}: label shape {b.shape} differs from image shape {a.shape}; label and image must share one grid"
+        )
+    return (
+        f"{case.id}: label affine differs from image affine: label {b!r} with origin {_origin(b.affine)}, "
+        f"image {a!r} with origin {_origin(a.affine)}; label and image must share one geometry"
+    )
+
+
+def _origin(affine: npt.NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{x:.1f}" for x in affine[:3, 3]) + ") mm"
+
+
+def _sample(image: Volume, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    inside = np.flatnonzero(channels.ravel())
+    if inside.size > FOREGROUND_SAMPLES:
+        inside = np.random.default_rng(inside.size).choice(inside, FOREGROUND_SAMPLES, replace=False)
+    values: npt.NDArray[np.float32] = image.data.reshape(image.channels, -1)[:, inside].astype(np.float32)
+    return values
+
+
+def _duplicates(facts: Sequence[CaseFacts]) -> list[str]:
+    """Equal images under two ids: one patient could be in training and in validation."""
+    first: dict[str, str] = {}
+    problems = []
+    for f in facts:
+        if np.ptp(f.foreground) == 0 and "the image is constant" in f.warnings:
+            continue
+        if f.content in first:
+            problems.append(
+                f"{first[f.content]} and {f.case.id} have identical images (duplicate): remove one, or they leak across folds"
+            )
+        first.setdefault(f.content, f.case.id)
+    return problems
+
+
+def _check_together(facts: Sequence[CaseFacts], labels: Labels) -> None:
+    counts = {f.channels for f in facts}
+    if len(counts) > 1:
+        odd = next(f for f in facts if f.channels != facts[0].channels)
+        raise DataError(
+            f"{odd.case.id} has {odd.channels} channel(s), {facts[0].case.id} has {facts[0].channels}; all must agree"
+        )
+    if not any(f.voxels[name] for f in facts for name in labels.names):
+        raise DataError(
+            f"no case holds any foreground: no {' or '.join(labels.names)} in {len(facts)} label map(s), all are empty"
+        )

@@ -1,0 +1,45 @@
+"""The layout of the Medical Segmentation Decathlon: dataset.json, imagesTr, labelsTr.
+
+Source: Antonelli 2022, doi:10.1038/s41467-022-30695-9.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medseg.core.case import Case, case_id
+from medseg.core.config import DataConfig
+from medseg.core.errors import DataError
+from medseg.data.layouts.common import make_case, require_unique
+
+
+def msd(config: DataConfig) -> list[Case]:
+    """The cases that ``root/dataset.json`` lists under ``training``. Raises DataError naming file and case."""
+    root = config.root
+    assert root is not None
+    listed = _read(root)
+    names = [case_id(Path(entry["image"])) for entry in listed]
+    require_unique(names, root / "dataset.json")
+    return [
+        make_case(name, (root / entry["image"],), root / entry["label"], config.group)
+        for name, entry in zip(names, listed, strict=True)
+    ]
+
+
+def _read(root: Path) -> list[dict[str, str]]:
+    if not root.exists():
+        raise DataError(f"{root}: this dataset folder does not exist; set data.root")
+    file = root / "dataset.json"
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{root}: no dataset.json found; layout msd needs one (or use `layout: folder`)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({error})") from None
+    listed = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise DataError(f"{file}: no training cases: the list `training` is empty or missing")
+    for entry in listed:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            raise DataError(f"{file}: each training case needs `image` and `label`, got {str(entry)[:80]}")
+    return listed

@@ -1,0 +1,64 @@
+"""Patches for training: foreground-balanced, and a pure function of (seed, step)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.plan import Plan, Triple
+from medseg.data.store import StoredCase
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """``images`` (B, C, I, J, K) float32 and ``references`` (B, I, J, K) channels, both ``extent`` voxels large."""
+
+    images: npt.NDArray[np.float32]
+    references: npt.NDArray[np.uint8]
+
+
+def load_batch(stored: Sequence[StoredCase], plan: Plan, step: int, extent: Triple) -> Batch:
+    """The batch of ``step``: the same for the same plan and cases, whatever came before.
+
+    Cases follow one shuffled round after the other, so that each is seen equally often. A share of
+    ``plan.foreground_fraction`` of the patches is centred near a voxel of a structure of the case, each structure
+    as likely as the other; the rest lies anywhere. Outside the volume the image is 0 and the reference background.
+    """
+    items = [
+        _patch(stored[_case_at(len(stored), plan, step, n)], plan, step, n, extent) for n in range(plan.batch_size)
+    ]
+    return Batch(np.stack([image for image, _ in items]), np.stack([reference for _, reference in items]))
+
+
+def _case_at(count: int, plan: Plan, step: int, item: int) -> int:
+    position = step * plan.batch_size + item
+    turn, place = divmod(position, count)
+    return int(np.random.default_rng((plan.seed, 1, turn)).permutation(count)[place])
+
+
+def _patch(
+    case: StoredCase, plan: Plan, step: int, item: int, extent: Triple
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    random = np.random.default_rng((plan.seed, 2, step, item))
+    shape = case.reference.shape
+    # Whole volumes that fit stay centred, moved by what the patch leaves free; larger ones are cut anywhere inside.
+    free = [size - inner for size, inner in zip(shape, plan.patch_size, strict=True)]
+    start = [int(random.integers(min(f, 0), max(f, 0) + 1)) for f in free]
+    if random.random() < plan.foreground_fraction and len(case.locations):
+        channel = random.choice(np.unique(case.locations[:, 0]))
+        rows = np.flatnonzero(case.locations[:, 0] == channel)
+        centre = case.locations[random.choice(rows), 1:]
+        start = [
+            int(np.clip(c - inner // 2, min(f, 0), max(f, 0)))
+            for c, inner, f in zip(centre, plan.patch_size, free, strict=True)
+        ]
+    first = [s - (outer - inner) // 2 for s, outer, inner in zip(start, extent, plan.patch_size, strict=True)]
+    image = np.zeros((case.image.shape[0], *extent), np.float32)
+    reference = np.zeros(extent, case.reference.dtype)
+    inside = tuple(slice(max(f, 0), min(f + e, n)) for f, e, n in zip(first, extent, shape, strict=True))
+    to = tuple(slice(s.start - f, s.stop - f) for s, f in zip(inside, first, strict=True))
+    if all(s.stop > s.start for s in inside):
+        image[(slice(None), *to)] = case.image[(slice(None), *inside)]
+        reference[to] = case.reference[inside]
+    return image, reference

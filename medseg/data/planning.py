@@ -1,0 +1,177 @@
+"""From a fingerprint to a plan: published rules first, then a network that fits the time."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medseg.core.component import Component
+from medseg.core.config import Config
+from medseg.core.errors import ConfigError
+from medseg.core.plan import Fingerprint, Intensity, Triple, TripleMm
+
+ANISOTROPIC = 3.0  # spacing ratio beyond which an axis is treated apart
+GPU_VOXELS = 128**3
+CPU_VOXELS = 64 * 64 * 48
+MAX_STAGES = 6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What does not depend on the time: grid, patch and the shape of the network."""
+
+    dimensions: int
+    slice_axis: int | None
+    spacing_mm: TripleMm
+    patch_size: Triple
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    strides: tuple[tuple[int, ...], ...]
+    reasons: dict[str, str]
+
+
+def target_spacing(fingerprint: Fingerprint) -> TripleMm:
+    """Median spacing an axis; along a coarse axis with few voxels its 10th percentile, so that fewer slices are thrown away.
+
+    Source: Isensee 2021, doi:10.1038/s41592-020-01008-z, supplementary note 2.
+    """
+    spacings = np.array(fingerprint.spacings_mm)
+    target = np.median(spacings, axis=0)
+    coarse = int(np.argmax(target))
+    others = [axis for axis in range(3) if axis != coarse]
+    few_voxels = fingerprint.median_shape[coarse] * ANISOTROPIC < min(fingerprint.median_shape[a] for a in others)
+    if target[coarse] > ANISOTROPIC * max(target[a] for a in others) and few_voxels:
+        target[coarse] = max(np.percentile(spacings[:, coarse], 10), max(target[a] for a in others) + 1e-5)
+    i, j, k = (round(float(s), 5) for s in target)
+    return i, j, k
+
+
+def make_frame(config: Config, fingerprint: Fingerprint, *, max_voxels: int) -> Frame:
+    """Grid, patch and stages for ``config``; ``max_voxels`` bounds the patch. Raises ConfigError for a patch that cannot be."""
+    reasons = {}
+    asked = config.plan.spacing_mm
+    spacing = target_spacing(fingerprint) if asked == "auto" else asked
+    reasons["spacing_mm"] = "median of the cases" if asked == "auto" else "given"
+    ratio = np.median(np.array(fingerprint.spacings_mm), axis=0) / spacing
+    shape = [max(1, round(n * r)) for n, r in zip(fingerprint.median_shape, ratio, strict=True)]
+    coarse = int(np.argmax(spacing)) if max(spacing) > 1.5 * min(spacing) else int(np.argmin(shape))
+    dimensions = config.plan.dimensions
+    if dimensions == "auto":
+        dimensions = 2 if shape[coarse] < 8 else 3
+        reasons["dimensions"] = f"median of {shape[coarse]} slices is " + (
+            "too few for 3D" if dimensions == 2 else "enough for 3D"
+        )
+    else:
+        reasons["dimensions"] = "given"
+    slice_axis = coarse if dimensions == 2 else None
+    if config.plan.patch_size == "auto":
+        patch = _patch(shape, spacing, max_voxels, slice_axis)
+        reasons["patch_size"] = f"median shape {'x'.join(map(str, shape))} at that spacing, at most {max_voxels} voxels"
+    else:
+        patch = _given_patch(config.plan.patch_size, slice_axis)
+        reasons["patch_size"] = "given"
+    kernels, strides, patch = _stages(patch, spacing, slice_axis)
+    if math.prod(patch) > 2**28:
+        raise ConfigError(f"plan.patch_size {list(patch)} is too large: {math.prod(patch)} voxels, at most {2**28}")
+    reasons["architecture"] = f"{len(strides)} stages: halve an axis while at least 4 voxels stay, coarse axes later"
+    i, j, k = patch
+    return Frame(dimensions, slice_axis, spacing, (i, j, k), kernels, strides, reasons)
+
+
+def _given_patch(size: Sequence[int], slice_axis: int | None) -> list[int]:
+    patch = list(size)
+    if len(patch) == 2:
+        if slice_axis is None:
+            raise ConfigError(f"plan.patch_size {patch} has two sizes, a 3D plan needs three")
+        patch.insert(slice_axis, 1)
+    if slice_axis is not None:
+        patch[slice_axis] = 1
+    return patch
+
+
+def _patch(shape: Sequence[int], spacing: TripleMm, max_voxels: int, slice_axis: int | None) -> list[int]:
+    """The largest patch of the shape of the median case, shrunk evenly in millimetres down to ``max_voxels``."""
+    flat = [axis == slice_axis for axis in range(3)]
+    patch = [1 if f else n for f, n in zip(flat, shape, strict=True)]
+    if slice_axis is not None:
+        max_voxels = max(int(max_voxels ** (2 / 3)) * 4, 64 * 64)
+    while math.prod(patch) > max_voxels:
+        largest = max((a for a in range(3) if not flat[a]), key=lambda a: patch[a] * spacing[a])
+        patch[largest] = max(8, math.floor(patch[largest] * 0.95)) if patch[largest] > 8 else 8
+        if all(p <= 8 for p in patch):
+            break
+    return patch
+
+
+def _stages(
+    patch: Sequence[int], spacing: TripleMm, slice_axis: int | None
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], list[int]]:
+    """Kernels and strides of each stage, and the patch rounded up to what they divide.
+
+    An axis is halved while at least 4 voxels remain and its spacing is within twice the finest still being halved;
+    a kernel is 1 along an axis so coarse that its neighbours say little.
+    """
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    size = {a: float(patch[a]) for a in axes}
+    mm = {a: spacing[a] for a in axes}
+    halvings = dict.fromkeys(axes, 0)
+    kernels, strides = [], [tuple(1 for _ in axes)]
+    while True:
+        finest = min(mm.values())
+        kernels.append(tuple(3 if mm[a] < 2 * finest or halvings[a] else 1 for a in axes))
+        able = [a for a in axes if size[a] >= 8]
+        if not able or len(strides) == MAX_STAGES:
+            break
+        finest_able = min(mm[a] for a in able)
+        step = [a for a in able if mm[a] < 2 * finest_able]
+        for a in step:
+            size[a], mm[a], halvings[a] = size[a] / 2, mm[a] * 2, halvings[a] + 1
+        strides.append(tuple(2 if a in step else 1 for a in axes))
+    rounded = [1 if a == slice_axis else math.ceil(patch[a] / 2 ** halvings[a]) * 2 ** halvings[a] for a in range(3)]
+    return tuple(kernels), tuple(strides), rounded
+
+
+@dataclass(frozen=True)
+class Size:
+    """One rung of the ladder of networks: features of the first stage, and the batch."""
+
+    features: int
+    batch_size: int
+
+
+Measure = Callable[[Component, Size, str], float]
+"""Seconds of one training step with an architecture, a size and a precision, on the training device."""
+
+
+def architecture_for(config: Config, frame: Frame, features: int) -> Component:
+    """The network of ``frame`` with ``features`` in its first stage; options given in the config overrule."""
+    name = config.plan.architecture.name
+    stages = len(frame.strides)
+    most = 320 if frame.dimensions == 3 else 512
+    options: dict[str, object] = {
+        "features": [min(features * 2**s, most) for s in range(stages)],
+        "kernel_sizes": [list(k) for k in frame.kernel_sizes],
+        "strides": [list(s) for s in frame.strides],
+    }
+    if name == "resenc_unet":
+        options["blocks_per_stage"] = [1, 3, 4, 6, 6, 6][:stages]
+        options["decoder_convs_per_stage"] = [1] * (stages - 1)
+    elif name == "unet":
+        options["convs_per_stage"] = [2] * stages
+        options["decoder_convs_per_stage"] = [2] * (stages - 1)
+    return Component(name=name, options={**options, **config.plan.architecture.options})
+
+
+def intensities_for(modality: str, fingerprint: Fingerprint) -> tuple[Intensity, ...]:
+    """CT: the window that the structures fill in all cases. Anything else: each volume's own z-score."""
+    if modality != "CT":
+        return tuple(Intensity(scheme=Component(name="z_score")) for _ in range(fingerprint.channels))
+    return tuple(
+        Intensity(
+            scheme=Component(
+                name="ct_window",
+                options={"lower": f.percentile_0_5, "upper": f.percentile_99_5, "mean": f.mean, "sd": f.sd},
+            )
+        )
+        for f in fingerprint.foreground
+    )

@@ -1,0 +1,46 @@
+"""From a scan to the plan's grid and intensities: the same function for training and inference."""
+
+from medseg.core.component import build
+from medseg.core.errors import DataError
+from medseg.core.geometry import order_between, resized, shape_at_spacing
+from medseg.core.labels import Labels
+from medseg.core.plan import Plan
+from medseg.core.volume import LabelMap, Volume
+from medseg.data.intensity import INTENSITIES
+from medseg.data.resample import resample, resample_channels, spline_orders
+
+import numpy as np  # isort: skip
+
+
+def preprocess(volume: Volume, plan: Plan) -> Volume:
+    """``volume`` in RAS storage, normalised, at the plan's spacing over the same field of view; float32.
+
+    Raises DataError where the number of channels is not the plan's.
+    """
+    if volume.channels != plan.channels:
+        raise DataError(f"the scan has {volume.channels} channel(s), the plan expects {plan.channels}")
+    ras = volume.canonical()
+    shape = shape_at_spacing(ras.geometry, plan.spacing_mm)
+    orders = spline_orders(ras.geometry.spacing_mm)
+    data = np.stack(
+        [
+            resample(build("intensity", INTENSITIES, intensity.scheme)(channel), shape, orders)
+            for channel, intensity in zip(ras.data, plan.intensity, strict=True)
+        ]
+    )
+    return Volume(np.ascontiguousarray(data), resized(ras.geometry, shape), volume.warnings)
+
+
+def preprocess_reference(reference: LabelMap, image: Volume, plan: Plan) -> LabelMap:
+    """``reference`` as contiguous channels on the grid that ``preprocess`` gives ``image``.
+
+    The reference may be stored in another order; it must lie on the image's grid (the dataset check sees to it).
+    """
+    ras = image.canonical().geometry
+    order = order_between(reference.geometry, ras)
+    if order is None:
+        raise DataError(f"label grid {reference.geometry} differs from the image grid {image.geometry}")
+    labels = Labels.from_mapping(plan.labels)
+    channels = labels.to_channels(order.array(reference.data))
+    shape = shape_at_spacing(ras, plan.spacing_mm)
+    return LabelMap(resample_channels(channels, labels.channels, shape), resized(ras, shape))

@@ -1,0 +1,109 @@
+"""Our reading and preprocessing as MONAI dictionary transforms, so that they stand in any MONAI ``Compose``.
+
+Volumes travel as ``MetaTensor`` (C, I, J, K) with the RAS+ affine in millimetres, as MONAI's own readers leave them.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform
+
+from medseg.core.case import Case
+from medseg.core.errors import GeometryError
+from medseg.core.geometry import Geometry
+from medseg.core.labels import Labels
+from medseg.core.plan import Plan
+from medseg.core.volume import LabelMap, Volume
+from medseg.data.preprocess import preprocess, preprocess_reference
+from medseg.io.reading import read_label_map, read_volumes
+
+Keys = Hashable | Sequence[Hashable]
+
+
+def to_meta_tensor(volume: Volume | LabelMap) -> MetaTensor:
+    """A tensor (C, I, J, K) that carries the affine; a label map gets one channel."""
+    data = volume.data if isinstance(volume, Volume) else volume.data[None]
+    if data.dtype in (np.uint16, np.uint32) or data.dtype.byteorder == ">":
+        data = data.astype(
+            np.int64
+            if data.dtype == np.uint32
+            else np.int32
+            if data.dtype == np.uint16
+            else data.dtype.newbyteorder("=")
+        )
+    return MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(data)), affine=torch.from_numpy(volume.geometry.affine.copy())
+    )
+
+
+def to_volume(tensor: MetaTensor) -> Volume:
+    """The volume of a ``MetaTensor`` (C, I, J, K). Raises GeometryError where it is no such tensor."""
+    if not isinstance(tensor, MetaTensor) or tensor.ndim != 4:
+        raise GeometryError(f"expected a MetaTensor (C, I, J, K), got {type(tensor).__name__} {tuple(tensor.shape)}")
+    i, j, k = tensor.shape[1:]
+    return Volume(tensor.as_tensor().numpy(), Geometry((i, j, k), np.asarray(tensor.affine, float)))
+
+
+class LoadVolumed(MapTransform):  # type: ignore[misc]
+    """Each key holds a path (or one path per channel) of a NIfTI, MHA or NRRD file or a DICOM folder; it becomes a tensor."""
+
+    def __init__(self, keys: Keys, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            paths = result[key] if isinstance(result[key], list | tuple) else [result[key]]
+            result[key] = to_meta_tensor(read_volumes([Path(path) for path in paths]))
+        return result
+
+
+class LoadLabelMapd(MapTransform):  # type: ignore[misc]
+    """Each key holds the path of a label map; it becomes an integer tensor (1, I, J, K), its values checked against ``labels``."""
+
+    def __init__(self, keys: Keys, labels: Labels | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.labels = labels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = to_meta_tensor(read_label_map(Path(result[key]), self.labels))
+        return result
+
+
+class Preprocessd(MapTransform):  # type: ignore[misc]
+    """Bring ``image`` and, where it is there, ``reference`` onto the plan's grid; the reference becomes contiguous channels."""
+
+    def __init__(self, plan: Plan, image: Hashable = "image", reference: Hashable = "reference") -> None:
+        super().__init__([image, reference], allow_missing_keys=True)
+        self.plan, self.image, self.reference = plan, image, reference
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        image = to_volume(result[self.image])
+        if self.reference in result:
+            stored = to_volume(result[self.reference])
+            reference = LabelMap(stored.data[0], stored.geometry)
+            result[self.reference] = to_meta_tensor(preprocess_reference(reference, image, self.plan))
+        result[self.image] = to_meta_tensor(preprocess(image, self.plan))
+        return result
+
+
+def loading(plan: Plan) -> Callable[[Case], tuple[Volume, LabelMap]]:
+    """The training data's way in: a MONAI ``Compose`` of the transforms above, from a case to its preprocessed pair."""
+    compose = Compose(
+        [LoadVolumed("image"), LoadLabelMapd("reference", Labels.from_mapping(plan.labels)), Preprocessd(plan)]
+    )
+
+    def load(case: Case) -> tuple[Volume, LabelMap]:
+        result = compose({"image": list(case.images), "reference": case.reference})
+        reference = to_volume(result["reference"])
+        dtype = np.uint8 if len(plan.labels) <= 256 else np.uint16
+        return to_volume(result["image"]), LabelMap(reference.data[0].astype(dtype), reference.geometry)
+
+    return load

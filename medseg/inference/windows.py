@@ -1,0 +1,40 @@
+"""Where the windows lie and how much each voxel of one counts."""
+
+import math
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+Triple = tuple[int, int, int]
+
+
+def axis_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Starts of the fewest windows that cover ``size`` voxels with at least ``overlap`` (0 to < 1) of a window shared.
+
+    >>> axis_starts(100, 40, 0.5)
+    [0, 20, 40, 60]
+    >>> axis_starts(30, 40, 0.5)
+    [0]
+    """
+    if size <= window:
+        return [0]
+    steps = math.ceil((size - window) / max(1.0, window * (1.0 - overlap)))
+    return [round(n * (size - window) / steps) for n in range(steps + 1)]
+
+
+def window_starts(shape: Triple, window: Triple, overlap: float) -> list[Triple]:
+    """Starts (i, j, k) of all windows over ``shape``, which is at least ``window`` along each axis."""
+    axes = (axis_starts(n, w, overlap) for n, w in zip(shape, window, strict=True))
+    return [(i, j, k) for i, j, k in product(*axes)]
+
+
+def gaussian_weights(window: Triple, sigma: float = 0.125) -> npt.NDArray[np.float32]:
+    """Weights (I, J, K) of a window: a Gaussian of ``sigma`` window sizes about its centre, 1 there and never below 1e-3.
+
+    Source: Isensee 2021, doi:10.1038/s41592-020-01008-z.
+    """
+    axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / max(n * sigma, 1e-6)) ** 2) for n in window]
+    weights = np.einsum("i,j,k->ijk", *axes)
+    scaled: npt.NDArray[np.float32] = np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    return scaled

@@ -1,0 +1,103 @@
+"""MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr), through SimpleITK once their headers are checked."""
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import SimpleITK
+from isal import isal_zlib
+
+from medseg.core.errors import DataError, ResourceError
+from medseg.core.geometry import Affine, Geometry
+from medseg.io.grid import check_affine
+from medseg.io.itk_header import ItkHeader, read_itk_header
+from medseg.io.source import IMAGE_BOMB_BYTES, check_packed_size, check_plain_size, open_regular, shown
+from medseg.io.stored import Stored
+
+_STEP = 2**22
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_AUTO_WINDOW = 47  # zlib or gzip wrapping, by what the stream starts with
+
+
+def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES) -> Stored:
+    """The voxels of a MetaImage or NRRD file as stored, in RAS+ millimetres.
+
+    The header is read and checked here first: sizes against the file, compressed data against its checksum, and a data
+    file must lie in the header's folder. Raises DataError or GeometryError naming the file and what is wrong.
+    """
+    name = shown(path)
+    header = read_itk_header(path, max_voxels=max_voxels)
+    _check_voxels(header, bomb_bytes)
+    image = _read(path, name)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() != 3:
+        raise DataError(f"{name}: a {image.GetDimension()}D image of shape {image.GetSize()}; a 3D scan is needed")
+    affine = _ras_affine(image)
+    check_affine(name, affine, "direction")
+    array = SimpleITK.GetArrayFromImage(image)  # (K, J, I) or (K, J, I, C)
+    channels = image.GetNumberOfComponentsPerPixel()
+    if channels in (3, 4) and array.dtype == np.uint8:
+        raise DataError(
+            f"{name}: RGB colour voxels ({channels} channels of uint8 type); a scan has one number per voxel"
+        )
+    data = array.T.reshape(channels, *image.GetSize()) if channels > 1 else array.T[np.newaxis]
+    i, j, k = image.GetSize()
+    return Stored(data, Geometry((i, j, k), affine), warnings=header.warnings)
+
+
+def _ras_affine(image: Any) -> Affine:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    ras: Affine = _LPS_TO_RAS @ affine
+    return ras
+
+
+def _read(path: Path, name: str) -> Any:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{name}: the file name is not UTF-8, which ITK cannot open; rename it") from None
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        return SimpleITK.ReadImage(str(path))
+    except MemoryError:
+        raise ResourceError(f"{name}: not enough memory to hold its voxels; free some or crop the scan") from None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1][:200]
+        raise DataError(f"{name}: ITK cannot read it, the file may be corrupt ({reason})") from None
+
+
+def _check_voxels(header: ItkHeader, bomb_bytes: int) -> None:
+    """Raise DataError unless exactly the claimed bytes lie there, deflated soundly where compressed."""
+    name = shown(header.data_path)
+    with open_regular(header.data_path) as file:
+        size = os.fstat(file.fileno()).st_size - header.start
+        if not header.compressed:
+            check_plain_size(name, size, header.voxel_bytes)
+            return
+        check_packed_size(name, size, header.voxel_bytes, bomb_bytes=bomb_bytes)
+        file.seek(header.start)
+        inflated = _inflated_size(file, name, header.voxel_bytes)
+    if inflated < header.voxel_bytes:
+        raise DataError(f"{name}: truncated: expected {header.voxel_bytes} bytes of voxels, they open to {inflated}")
+    if inflated > header.voxel_bytes:
+        raise DataError(f"{name}: trailing data beyond the {header.voxel_bytes} bytes (size) that the header claims")
+
+
+def _inflated_size(file: BinaryIO, name: str, enough: int) -> int:
+    """How many bytes the rest of ``file`` opens to, counted to a little beyond ``enough``; its checksum is verified."""
+    inflater = isal_zlib.decompressobj(_AUTO_WINDOW)
+    total = 0
+    try:
+        while not inflater.eof and total <= enough:
+            packed = inflater.unconsumed_tail or file.read(_STEP)
+            opened = inflater.decompress(packed, _STEP)
+            if not packed and not opened:
+                raise DataError(f"{name}: truncated: the compressed voxels end before their end marker and checksum")
+            total += len(opened)
+    except isal_zlib.error as error:  # type: ignore[misc]  # the stub calls the class an instance
+        raise DataError(f"{name}: corrupt: invalid compressed voxels or a wrong checksum (CRC): {error}") from None
+    return total

@@ -1,0 +1,47 @@
+"""The model card: what the model folder's README.md says, from its model.json alone."""
+
+from medseg.models.bundle import ModelCard
+
+
+def model_readme(card: ModelCard) -> str:
+    """Markdown with the front matter that model hubs read."""
+    plan = card.plan
+    structures = ", ".join(f"{name} ({value})" for name, value in card.labels.items() if value)
+    lines = [
+        "---",
+        "library_name: medseg",
+        f"tags: [medical-imaging, segmentation, {plan.modality}]",
+        *([f"license: {card.licence}"] if card.licence else []),
+        "---",
+        "",
+        f"# {card.name}",
+        "",
+        f"Segments {structures} in {plan.modality} scans. Trained with medseg on {card.created}. Not a medical device.",
+        "",
+        "```bash",
+        "medseg infer scan.nii.gz --model THIS_FOLDER",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| network | {plan.architecture.name}, {plan.dimensions}D, patch {'x'.join(map(str, plan.patch_size))} |",
+        f"| voxels | {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm (right-left, back-front, foot-head) |",
+        f"| training | {plan.steps} steps of {plan.batch_size} patches, {plan.optimizer.name}, seed {plan.seed} |",
+    ]
+    if card.fingerprint is not None:
+        lines.append(f"| cases | {card.fingerprint.cases} |")
+    for fold, scores in card.validation.items():
+        lines += [
+            "",
+            f"## Validation, {fold}",
+            "",
+            f"Whole volumes, {scores.get('cases', 0)} cases that training never saw.",
+            "",
+        ]
+        lines += ["| structure | mean Dice |", "|---|---|"]
+        lines += [
+            f"| {name} | {'undefined' if v is None else f'{v:.4f}'} |" for name, v in scores.get("dice", {}).items()
+        ]
+    if not card.validation:
+        lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,166 @@
+"""What an evaluation found: scores, summaries, cases; shown in a notebook, written as CSV and JSON."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.files import check_writable, write_durable, write_json
+from medseg.core.labels import Labels
+from medseg.core.provenance import provenance
+from medseg.core.scores import Score, Summary
+from medseg.metrics import EMPTY_MASK_POLICY
+from medseg.statistics import mean_over_structures
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT_VERSION = 1
+COLUMNS = ("case", "structure", "metric", "value", "unit")
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One case that was scored: its two files with their sha256, and the reference's grid."""
+
+    id: str
+    prediction: str
+    reference: str
+    prediction_sha256: str
+    reference_sha256: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of every case, structure and metric; their summaries over cases; and the cases ``skipped``, with reasons.
+
+    A whole-case figure (mean_iou, pixel_accuracy) has the empty text as its structure. NaN is undefined.
+    """
+
+    scores: tuple[Score, ...]
+    summaries: tuple[Summary, ...]
+    labels: Labels
+    cases: tuple[ScoredCase, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def mean(self, metric: str, structure: str | None = None) -> float:
+        """Mean of ``metric`` over cases for ``structure``; without one, the mean of those means over structures.
+
+        NaN where nothing is defined. Raises KeyError where the report has no such metric or structure.
+        """
+        rows = [s for s in self.summaries if s.metric == metric and structure in (None, s.structure)]
+        if not rows:
+            raise KeyError(f"no {metric!r} of {structure or 'any structure'!r} in this report")
+        return mean_over_structures(rows, metric)
+
+    def means(self) -> dict[str, float]:
+        """``mean`` of every metric."""
+        return {metric: self.mean(metric) for metric in dict.fromkeys(s.metric for s in self.summaries)}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The scores as a pandas table, one row for each; NaN where undefined."""
+        import pandas as pd
+
+        rows = [(s.case, s.structure, s.metric, s.value, s.unit, s.state) for s in self.scores]
+        return pd.DataFrame(rows, columns=[*COLUMNS, "state"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single scores, as plain JSON values; None where undefined."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "means": {metric: _number(value) for metric, value in self.means().items()},
+            "summaries": [{k: _number(v) for k, v in vars(s).items()} for s in self.summaries],
+            "labels": self.labels.mapping(),
+            "cases": [{**vars(c), "shape": list(c.shape), "spacing_mm": list(c.spacing_mm)} for c in self.cases],
+            "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
+            "empty_masks": EMPTY_MASK_POLICY,
+            "provenance": provenance(),
+        }
+
+    def to_csv(self) -> str:
+        """``case,structure,metric,value,unit``, all digits of each value; an empty field where undefined."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for s in self.scores:
+            writer.writerow([s.case, s.structure, s.metric, "" if math.isnan(s.value) else repr(s.value), s.unit])
+        return text.getvalue()
+
+    def save(self, folder: Path) -> None:
+        """Write ``scores.csv`` and ``summary.json`` into ``folder``, both or neither; older ones are replaced.
+
+        Raises OutputError or ResourceError where the place is read-only or full.
+        """
+        check_writable(folder)
+        scores = self.to_csv().encode("utf-8")
+
+        def both(temporary: Path) -> None:
+            temporary.write_bytes(scores)
+            # Only once the scores lie on the disk whole; should this fail, they are dropped again.
+            write_json(folder / "summary.json", self.to_dict())
+
+        write_durable(folder / "scores.csv", both)
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        means = ", ".join(
+            f"{metric} {self.mean(metric):.4f}"
+            for metric in ("dice", "iou")
+            if any(s.metric == metric for s in self.summaries)
+        )
+        return f"Report({len(self.cases)} case(s){skipped}, {len(self.labels.structures)} structure(s), {means or 'no score'})"
+
+    def _repr_html_(self) -> str:
+        return "".join(_html(self))
+
+
+def format_value(value: float, unit: str) -> str:
+    """A figure as people read it: four decimals of a ratio, one or two of millilitres; a dash where undefined.
+
+    >>> format_value(0.91236, "ratio"), format_value(1523.44, "mL"), format_value(3.456, "mL"), format_value(math.nan, "mL")
+    ('0.9124', '1523.4', '3.46', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    if unit == "mL":
+        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{value:.4f}"
+
+
+def summary_cells(summary: Summary) -> list[str]:
+    """The columns after the structure's name: mean, median, quartiles, n, undefined, missed, spurious."""
+    mean, median, q1, q3 = (
+        format_value(v, summary.unit) for v in (summary.mean, summary.median, summary.q1, summary.q3)
+    )
+    counts = (summary.n, summary.undefined, summary.missed, summary.spurious)
+    return [mean, median, f"{q1} – {q3}" if summary.n else "–", *map(str, counts)]
+
+
+SUMMARY_COLUMNS = ("mean", "median", "quartiles", "n", "undefined", "missed", "spurious")
+
+
+def _html(report: Report) -> Iterator[str]:
+    right, left = "text-align:right;padding:1px 10px", "text-align:left;padding:1px 10px"
+    yield f"<div><b>{escape(repr(report))}</b><table><thead><tr><th style='{left}'>metric</th><th style='{left}'>structure</th>"
+    yield "".join(f"<th style='{right}'>{name}</th>" for name in SUMMARY_COLUMNS) + "</tr></thead><tbody>"
+    last = ""
+    for s in report.summaries:
+        title = s.metric if s.metric != last else ""
+        last = s.metric
+        yield f"<tr><td style='{left}'>{escape(title)}</td><td style='{left}'>{escape(s.structure or 'whole case')}</td>"
+        yield "".join(f"<td style='{right}'>{cell}</td>" for cell in summary_cells(s)) + "</tr>"
+    yield "</tbody></table>"
+    if report.skipped:
+        items = "".join(f"<li>{escape(case)}: {escape(problem)}</li>" for case, problem in report.skipped)
+        yield f"<p>skipped:</p><ul>{items}</ul>"
+    yield "</div>"
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,41 @@
+"""What a training returns: where everything lies and how well it validated, shown well in a notebook."""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from medseg.core.plan import Plan
+from medseg.report.evaluation import Report
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """A finished training: its run folder, the model folder in it, the plan, and a validation report for each fold."""
+
+    run_folder: Path
+    model_folder: Path
+    plan: Plan
+    validation: dict[str, Report]
+    seconds: float
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Mean validation Dice by structure, averaged over the folds trained; empty after ``fold: final``."""
+        names = [name for name in self.plan.labels if self.plan.labels[name]]
+        reports = list(self.validation.values())
+        return {name: sum(r.mean("dice", name) for r in reports) / len(reports) for name in names} if reports else {}
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.dice.items()) or "not validated"
+        return f"TrainResult({self.model_folder}, {self.plan.steps} steps, validation Dice: {scores})"
+
+    def _repr_html_(self) -> str:
+        plan = self.plan
+        facts = {
+            "model folder": str(self.model_folder),
+            "network": f"{plan.architecture.name}, {plan.dimensions}D, patch {'x'.join(map(str, plan.patch_size))}",
+            "steps": f"{plan.steps} of {plan.batch_size} patches, {self.seconds:.0f} s",
+        }
+        rows = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
+        reports = "".join(f"<h4>Validation, {escape(n)}</h4>{r._repr_html_()}" for n, r in self.validation.items())
+        return f"<h4>medseg training</h4><table>{rows}</table>{reports}"

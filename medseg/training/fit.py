@@ -1,0 +1,163 @@
+"""The plan that fits the time: step times measured on the training device, a budget turned into steps once."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medseg.core.component import Component
+from medseg.core.config import Config, budget_seconds
+from medseg.core.labels import Labels
+from medseg.core.plan import Fingerprint, Plan
+from medseg.data.planning import CPU_VOXELS, GPU_VOXELS, Frame, architecture_for, intensities_for
+from medseg.data.store import StoredCase
+from medseg.training.device import bf16_pays
+from medseg.training.optimizers import DEFAULT_LEARNING_RATE
+from medseg.training.step import Stepper
+
+SAFETY = 0.94  # of the time that is left is planned; the rest absorbs a machine that slows down
+VALIDATION_SHARE = 0.08  # of a budget goes to validation while training
+MOST_VALIDATIONS = 10
+WANTED_PATCHES = 9_000  # a larger network is taken only if it sees at least so many
+
+
+def max_patch_voxels(device: torch.device) -> int:
+    """The patch that the device's class of memory and speed allows."""
+    return GPU_VOXELS if device.type == "cuda" else CPU_VOXELS
+
+
+def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: torch.device) -> Plan:
+    """A plan whose size and length are still the ladder's first rung; the store needs no more."""
+    optimizer = Component(name="adamw") if config.train.optimizer == "auto" else config.train.optimizer
+    rate = config.train.learning_rate
+    patch = frame.patch_size
+    batch = config.plan.batch_size
+    return Plan(
+        dimensions=3 if frame.dimensions == 3 else 2,
+        slice_axis=frame.slice_axis,
+        spacing_mm=frame.spacing_mm,
+        patch_size=patch,
+        batch_size=2 if batch == "auto" else batch,
+        architecture=architecture_for(config, frame, 32),
+        channels=fingerprint.channels,
+        labels=Labels.from_mapping(config.labels).mapping(),
+        modality=config.modality,
+        intensity=intensities_for(config.modality, fingerprint),
+        loss=config.train.loss,
+        optimizer=optimizer,
+        schedule=Component(name="poly" if optimizer.name == "sgd" else "warmup_cosine"),
+        learning_rate=DEFAULT_LEARNING_RATE.get(optimizer.name, 1e-3) if rate == "auto" else float(rate),
+        steps=1,
+        validate_every=1,
+        validation_cases=0,
+        ema=0.99,
+        foreground_fraction=0.5,
+        mirror_axes=tuple(axis for axis in range(3) if patch[axis] > 1),
+        precision="bf16" if bf16_pays(device) else "f32",
+        seed=config.train.seed,
+        reasons=frame.reasons,
+    )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one rung of the ladder measured: seconds of a step and of a validation case."""
+
+    plan: Plan
+    step: float
+    case: float
+
+
+def fitted_plan(
+    draft: Plan,
+    config: Config,
+    frame: Frame,
+    stored: Sequence[StoredCase],
+    device: torch.device,
+    *,
+    elapsed: Callable[[], float],
+    validation_cases: int,
+    case_seconds: Callable[[Plan], float],
+) -> Plan:
+    """The final plan: a network that fits the time, and the number of steps.
+
+    ``steps`` or ``epochs`` in the config are taken as they are; otherwise the budget, less what ``elapsed`` already
+    and the final validation of ``validation_cases`` needs, becomes steps by the measured seconds of a step. Of the
+    ladder's networks the largest is taken that still sees WANTED_PATCHES patches, else the one that sees most.
+    """
+    counted = config.train.steps or (config.train.epochs and config.train.epochs * -(-len(stored) // draft.batch_size))
+    limit = None if counted else budget_seconds(config.train.budget or "8h")
+    best: Timing | None = None
+    for rung in _ladder(draft, config, frame, device):
+        timing = Timing(rung, seconds_per_step(rung, stored, device), case_seconds(rung) if validation_cases else 0.0)
+        best = timing
+        if limit is None or _steps(timing, limit - elapsed(), validation_cases) * rung.batch_size >= WANTED_PATCHES:
+            break
+    assert best is not None
+    steps = counted or _steps(best, limit - elapsed() if limit else 0.0, validation_cases)
+    return _with_length(best, steps, config, validation_cases)
+
+
+def _ladder(draft: Plan, config: Config, frame: Frame, device: torch.device) -> list[Plan]:
+    """Candidate plans, the largest network first; features given in the config leave one rung only."""
+    fixed = "features" in config.plan.architecture.options
+    counted = config.train.steps or config.train.epochs
+    widths = [32] if fixed or (counted and device.type == "cuda") else [32, 16]
+    batches = {32: 2, 16: 4}
+    return [
+        draft.model_copy(
+            update={
+                "architecture": architecture_for(config, frame, width),
+                "batch_size": batches[width] if config.plan.batch_size == "auto" else draft.batch_size,
+            }
+        )
+        for width in widths
+    ]
+
+
+def _steps(timing: Timing, seconds: float, validation_cases: int) -> int:
+    """Steps in ``seconds``, when the final validation and a share for the running ones are set aside."""
+    left = seconds - timing.case * validation_cases
+    share = 1.0 - (VALIDATION_SHARE if validation_cases else 0.0)
+    return max(1, int(max(left, 0.1 * seconds) * share * SAFETY / timing.step))
+
+
+def _with_length(timing: Timing, steps: int, config: Config, validation_cases: int) -> Plan:
+    """``timing.plan`` with its steps, how often and on how many cases it validates meanwhile, and the reasons."""
+    training = steps * timing.step
+    times = min(MOST_VALIDATIONS, max(1, int(training // 60)))
+    affordable = VALIDATION_SHARE * training / times / max(timing.case, 1e-6)
+    cases = max(1, min(validation_cases, int(affordable))) if validation_cases else 0
+    plan = timing.plan
+    asked = next(
+        (f"{k}: {v}" for k in ("steps", "epochs") if (v := getattr(config.train, k))), f"budget {config.train.budget}"
+    )
+    features = plan.architecture.options["features"]
+    reasons = {
+        **plan.reasons,
+        "network": f"{features[0]} features in the first stage: {steps * plan.batch_size} patches fit",
+        "steps": f"{asked}, at {timing.step:.3g} s a step and {timing.case:.3g} s a validation case, measured here",
+        "precision": "bfloat16 has hardware here" if plan.precision == "bf16" else "no hardware for bfloat16 here",
+        "ema": "running mean over the last steps, shorter for a short run",
+    }
+    return plan.model_copy(
+        update={
+            "steps": steps,
+            "validate_every": max(1, -(-steps // (times + 1))),
+            "validation_cases": cases,
+            "ema": round(min(0.999, max(0.9, 1 - 10 / max(steps, 1))), 5),
+            "reasons": reasons,
+        }
+    )
+
+
+def seconds_per_step(plan: Plan, stored: Sequence[StoredCase], device: torch.device, *, steps: int = 4) -> float:
+    """Median seconds of a real training step: loading, augmentation, forward, backward, update; the first is not counted."""
+    stepper = Stepper(plan.model_copy(update={"steps": 1000}), stored, device)
+    seconds = []
+    for step in range(steps + 1):
+        start = time.perf_counter()
+        float(stepper.run(step, stepper.load(step)))
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[steps // 2]

@@ -1,0 +1,92 @@
+"""The run folder: what a training leaves on disk, and how a later one takes it up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from medseg.core.case import Case
+from medseg.core.config import Config
+from medseg.core.errors import DataError, ModelError, OutputError
+from medseg.core.files import check_writable, make_folder, write_json, write_text
+from medseg.core.plan import Fingerprint, Plan
+from medseg.data.split import Split
+
+FREE_TO_CHANGE = ("device", "output", "train.fold")
+
+
+def folder_of(config: Config, output: Path | None) -> Path:
+    """``output``, else the config's, else ``runs/<name>``."""
+    return output or config.output or Path("runs") / config.name
+
+
+def require_free(folder: Path, config: Config, *, resume: bool) -> None:
+    """Raise OutputError where ``folder`` is taken, or where the run in it was started with another config."""
+    check_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not resume:
+        raise OutputError(f"{folder}: this run folder exists; go on with --resume, or choose another --output")
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise OutputError(f"{folder}: this folder is no medseg run (no config.yaml); choose another --output")
+    before = _flat(yaml.safe_load(stored.read_text(encoding="utf-8")))
+    now = _flat(_plain(config))
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE)
+    if changed:
+        key = changed[0]
+        raise OutputError(
+            f"{folder}: was started with another config: {key} was {before.get(key)!r}, now {now.get(key)!r}; a resumed "
+            "run keeps its config, so restore it, or choose another --output"
+        )
+
+
+def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Case]) -> list[Split]:
+    """Create the folder with config.yaml and splits.json, or keep those that are there; return the splits that hold."""
+    make_folder(folder)
+    if not (folder / "config.yaml").exists():
+        write_text(folder / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+    if not (folder / "splits.json").exists():
+        write_json(folder / "splits.json", splits)
+    try:
+        kept: list[Split] = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+        listed = {case for split in kept for side in ("train", "validation") for case in split[side]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'splits.json'}: not a list of train and validation cases ({error})") from None
+    new = sorted({case.id for case in cases} - listed) if kept else []
+    if new:
+        raise DataError(
+            f"{folder / 'splits.json'}: the dataset has gained {new[0]!r} since this run began; choose another --output"
+        )
+    return kept
+
+
+def save_plan(folder: Path, plan: Plan, fingerprint: Fingerprint) -> None:
+    """plan.json and fingerprint.json."""
+    write_json(folder / "fingerprint.json", fingerprint.model_dump(mode="json"))
+    write_json(folder / "plan.json", plan.model_dump(mode="json"))
+
+
+def saved_plan(folder: Path) -> Plan | None:
+    """The plan of an earlier start; None where it stopped before. Raises ModelError where the file is damaged."""
+    file = folder / "plan.json"
+    if not file.exists():
+        return None
+    try:
+        return Plan.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, ValueError) as error:
+        raise ModelError(
+            f"{file}: not a plan that medseg can read ({str(error).splitlines()[0]}); start a new run"
+        ) from None
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix.rstrip("."): content}
+    return {k: v for key, value in content.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

@@ -1,0 +1,80 @@
+"""Whole-volume validation through the inference engine: the same reading, windows and grid as `medseg infer`."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.core.case import Case
+from medseg.core.errors import GeometryError
+from medseg.core.geometry import order_between
+from medseg.core.labels import Labels
+from medseg.core.plan import Plan
+from medseg.core.progress import Progress, silent
+from medseg.core.scores import Score
+from medseg.core.volume import LabelMap, Volume
+from medseg.data.check import as_label
+from medseg.inference.backends.torch_backend import torch_predict
+from medseg.inference.segment import segment
+from medseg.io.reading import read_volumes
+from medseg.metrics import CasePair, score_case, score_structure
+from medseg.models.bundle import network_for, weights_of
+
+
+@dataclass(frozen=True, eq=False)
+class Validated:
+    """One case as validated: its scores, and what a picture of it needs."""
+
+    case: str
+    scores: list[Score]
+    volume: Volume
+    prediction: LabelMap
+    reference: LabelMap
+
+
+def validate_case(case: Case, plan: Plan, network: torch.nn.Module, device: torch.device) -> Validated:
+    """Read, segment and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would."""
+    labels = Labels.from_mapping(plan.labels)
+    volume = read_volumes(case.images)
+    prediction = segment(volume, plan, torch_predict([network], device)).label_map
+    reference = as_label(case, labels)
+    order = order_between(prediction.geometry, reference.geometry)
+    if order is None:
+        raise GeometryError(f"{case.id}: label grid {reference.geometry} differs from image grid {volume.geometry}")
+    pair = CasePair.of(order.array(prediction.data), reference.data, reference.geometry)
+    scores = [score for s in labels.structures for score in score_structure(case.id, s.name, pair.structure(s.value))]
+    return Validated(case.id, scores + score_case(case.id, pair), volume, prediction, reference)
+
+
+def trained_network(plan: Plan, state: dict[str, Tensor]) -> torch.nn.Module:
+    """The plan's network holding ``state``, ready for inference."""
+    network = network_for(plan)
+    weights_of(network).load_state_dict(state)
+    return network.eval()
+
+
+def mean_dice(
+    cases: Sequence[Case], plan: Plan, state: dict[str, Tensor], device: torch.device, *, progress: Progress = silent
+) -> dict[str, float]:
+    """Mean Dice of each structure over ``cases``; NaN for a structure that none of them holds."""
+    network = trained_network(plan, state)
+    found: dict[str, list[float]] = {name: [] for name in Labels.from_mapping(plan.labels).names}
+    for done, case in enumerate(cases, 1):
+        for score in validate_case(case, plan, network, device).scores:
+            if score.metric == "dice" and not math.isnan(score.value):
+                found[score.structure].append(score.value)
+        progress("validate", done, len(cases))
+    return {name: float(np.mean(values)) if values else math.nan for name, values in found.items()}
+
+
+def seconds_per_case(cases: Sequence[Case], plan: Plan, device: torch.device) -> float:
+    """Seconds to read, segment and score a case with an untrained network of ``plan``: the middle one by file size."""
+    case = sorted(cases, key=lambda c: (sum(p.stat().st_size for p in c.images), c.id))[len(cases) // 2]
+    network = network_for(plan).eval()
+    start = time.perf_counter()
+    validate_case(case, plan, network, device)
+    return time.perf_counter() - start

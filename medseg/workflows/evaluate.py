@@ -1,0 +1,211 @@
+"""Score predictions against references: pairs -> read -> same grid? -> metrics -> report."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from medseg.core.errors import DataError, GeometryError
+from medseg.core.files import check_writable, sha256_of
+from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry, order_between, order_to
+from medseg.core.labels import PALETTE, Labels, Structure
+from medseg.core.scores import Score
+from medseg.core.volume import LabelMap
+from medseg.io.matching import FilePair, match_files
+from medseg.io.reading import read_label_map
+from medseg.io.source import shown
+from medseg.io.tables import labels_from_names, read_labels
+from medseg.metrics import CasePair, MaskPair, score_case, score_structure
+from medseg.report.evaluation import Report, ScoredCase
+from medseg.statistics import summarise
+
+
+def evaluate(
+    predictions: Path | str,
+    references: Path | str,
+    *,
+    labels: Path | str | Labels | Mapping[str, int] | None = None,
+    output: Path | str | None = None,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score label maps against their references: two files, or folders whose files are matched by case id.
+
+    A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
+    error. ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name:
+    value}``); without it each value found anywhere is a structure of that name. ``output`` is a folder that gets
+    ``scores.csv`` and ``summary.json``. ``progress`` is called with the cases done and all cases. Memory holds two
+    cases at a time.
+
+    Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
+    unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
+    ``Report.skipped`` and the rest is scored; where nothing is left it raises all the same.
+
+    >>> from medseg import evaluate
+    >>> report = evaluate("predictions", "references", output="scores")  # doctest: +SKIP
+    """
+    named = _labels(labels)
+    if output is not None:
+        check_writable(Path(output))
+    pairs, skipped = match_files(Path(predictions), Path(references))
+    if skipped and not (skip_bad and pairs):
+        rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
+        raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
+    cases: list[_CaseScores] = []
+    for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs), 1):
+        try:
+            cases.append(_score(pair, prediction.result(), reference.result(), named))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped[pair.id] = str(error)
+        del prediction, reference  # their voxels go before the next case is read
+        if progress is not None:
+            progress(done, len(pairs))
+    if not cases:
+        raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
+    report = _report(cases, named, skipped)
+    if output is not None:
+        report.save(Path(output))
+    return report
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A label map, the file it comes from, and the file's hash."""
+
+    path: Path
+    label_map: LabelMap
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _CaseScores:
+    """Scores of one case, by value where the case holds the value; what it lacks is filled in when all are known."""
+
+    case: ScoredCase
+    grid: Geometry
+    by_value: dict[int, list[Score]]
+    whole: list[Score]
+
+
+def _labels(labels: Path | str | Labels | Mapping[str, int] | None) -> Labels | None:
+    if labels is None or isinstance(labels, Labels):
+        return labels
+    return labels_from_names(dict(labels)) if isinstance(labels, Mapping) else read_labels(Path(labels))
+
+
+def _read_ahead(pairs: list[FilePair]) -> Iterator[tuple[FilePair, "Future[_Read]", "Future[_Read]"]]:
+    """Each pair with its two files being read on two threads, one case ahead of the scoring."""
+    waiting: deque[tuple[FilePair, Future[_Read], Future[_Read]]] = deque()
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            for pair in pairs:
+                waiting.append((pair, threads.submit(_read, pair.prediction), threads.submit(_read, pair.reference)))
+                if len(waiting) > 1:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(path: Path) -> _Read:
+    label_map = read_label_map(path)
+    try:
+        return _Read(path, label_map, sha256_of(path))
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+
+
+def _score(pair: FilePair, prediction: _Read, reference: _Read, labels: Labels | None) -> _CaseScores:
+    """Every metric of one case, for the values that it holds."""
+    maps = _on_one_grid(prediction, reference)
+    _require_named(maps.predicted_voxels, prediction.path, labels)
+    _require_named(maps.reference_voxels, reference.path, labels)
+    grid = reference.label_map.geometry
+    names = _names(labels) if labels else {v: str(v) for v in maps.values if v}
+    return _CaseScores(
+        ScoredCase(
+            id=pair.id,
+            prediction=shown(pair.prediction),
+            reference=shown(pair.reference),
+            prediction_sha256=prediction.sha256,
+            reference_sha256=reference.sha256,
+            shape=grid.shape,
+            spacing_mm=grid.spacing_mm,
+        ),
+        grid,
+        {v: score_structure(pair.id, names[v], maps.structure(v)) for v in maps.values if v},
+        score_case(pair.id, maps),
+    )
+
+
+def _on_one_grid(prediction: _Read, reference: _Read) -> CasePair:
+    """Both label maps in the reference's storage order. Raises GeometryError where they lie on different grids."""
+    source, target = prediction.label_map.geometry, reference.label_map.geometry
+    order = order_between(source, target)
+    if order is None:
+        raise GeometryError(
+            f"{shown(prediction.path)} lies on another grid than its reference {shown(reference.path)}: "
+            f"prediction {_described(source)}; reference {_described(target)}; {_difference(source, target)}; "
+            "write the prediction on the reference's grid (same shape and affine) and score again"
+        )
+    return CasePair.of(prediction.label_map.reordered(order).data, reference.label_map.data, target)
+
+
+def _described(grid: Geometry) -> str:
+    shape = "x".join(map(str, grid.shape))
+    spacing = " x ".join(f"{s:.4g}" for s in grid.spacing_mm)
+    origin = ", ".join(f"{x:.2f}" for x in grid.affine[:3, 3])
+    return f"shape {shape}, orientation {grid.orientation}, spacing {spacing} mm, origin ({origin}) mm"
+
+
+def _difference(source: Geometry, target: Geometry) -> str:
+    """Where the nearest storage order of ``source`` puts the corners of ``target``."""
+    nearest = order_to(source, target.orientation).geometry(source)
+    if nearest.shape != target.shape:
+        return f"the shapes differ ({'x'.join(map(str, nearest.shape))} in the reference's orientation)"
+    corners = list(product(*((0, n - 1) for n in target.shape)))
+    shift_mm = np.linalg.norm(nearest.to_world(corners) - target.to_world(corners), axis=1).max()
+    shift = target.corner_shift(nearest)
+    return (
+        f"the affines differ: a corner moves by {shift:.3g} voxels ({shift_mm:.3g} mm), "
+        f"at most {SAME_GRID_TOLERANCE} voxels are allowed"
+    )
+
+
+def _require_named(voxels: dict[int, int], path: Path, labels: Labels | None) -> None:
+    unknown = [
+        value for value, n in voxels.items() if n and value and labels is not None and value not in labels.values
+    ]
+    if unknown and labels is not None:
+        named = ", ".join(f"{name} {value}" for name, value in list(labels.mapping().items())[:12])
+        more = ", ..." if labels.channels > 12 else ""
+        raise DataError(
+            f"{shown(path)}: label value {', '.join(map(str, unknown[:8]))} is not among the labels ({named}{more}); "
+            "name it in the labels file, or take it out of the label map"
+        )
+
+
+def _names(labels: Labels) -> dict[int, str]:
+    return {s.value: s.name for s in labels.structures}
+
+
+def _report(cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, str]) -> Report:
+    """All scores, also of the structures that a case lacks, and their summaries."""
+    if labels is None:
+        found = sorted({value for case in cases for value in case.by_value})
+        labels = Labels(tuple(Structure(str(v), v, PALETTE[n % len(PALETTE)]) for n, v in enumerate(found)))
+    scores: list[Score] = []
+    for case in cases:
+        for value, name in _names(labels).items():
+            absent = value not in case.by_value
+            scores += score_structure(case.case.id, name, MaskPair.empty(case.grid)) if absent else case.by_value[value]
+        scores += case.whole
+    summaries = tuple(summarise(scores))
+    return Report(tuple(scores), summaries, labels, tuple(c.case for c in cases), tuple(sorted(skipped.items())))
