@@ -16,6 +16,7 @@ UNIFORM_MM = 0.01  # positions are often written with two decimals
 UNIFORM_SHARE = 0.01  # of the spacing between slices
 UPRIGHT_MM = 0.05
 UPRIGHT_SLOPE = 1.75e-3  # 0.1 degrees between the stack and the slice normal
+ROUNDED_SLOPE = 4e-3
 _ALIKE_COSINES = 1e-3
 _ALIKE_SPACING = 1e-4
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,8 +26,8 @@ def stacked(frames: Sequence[Frame], place: Path) -> tuple[list[Frame], Geometry
     """``frames`` in ascending order along the slice normal, their grid, and notes on what had to be assumed.
 
     Axis i runs along the columns, j along the rows, k along the normal (row direction x column direction). The third
-    column of the affine is (last - first position) / (n - 1), as in dcm2niix and nibabel. Raises GeometryError if the
-    frames do not agree, lie at one place, leave gaps, or lean against the normal (gantry tilt).
+    column of the affine is (last - first position) / (n - 1), so that a lean within rounding moves no slice. Raises
+    GeometryError if the frames do not agree, lie at one place, leave gaps, or lean against the normal (gantry tilt).
     """
     _check_alike(frames, place)
     if len(frames) < 2:
@@ -39,8 +40,7 @@ def stacked(frames: Sequence[Frame], place: Path) -> tuple[list[Frame], Geometry
     heights = positions @ ordered[0].normal
     _check_apart(ordered, heights, place)
     _check_uniform(ordered, heights, place)
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    _check_upright(positions, ordered[0].normal, place)
+    step = _step(positions, ordered[0].normal, place)
     row, column = ordered[0].cosines
     affine = np.eye(4)
     affine[:3, 0] = row * ordered[0].spacing_mm[0]
@@ -131,8 +131,8 @@ def _check_uniform(ordered: Sequence[Frame], heights: Numbers, place: Path) -> N
     )
 
 
-def _check_upright(positions: Numbers, normal: Numbers, place: Path) -> None:
-    """Raise GeometryError if the stack leans against the slice normal by more than 0.1 degrees, or if it zigzags."""
+def _step(positions: Numbers, normal: Numbers, place: Path) -> Numbers:
+    """The way (3,) from slice to slice. Raises GeometryError if the stack leans by more than 0.1 degrees, or zigzags."""
     run = positions[-1] - positions[0]
     height = float(run @ normal)
     aside = float(np.linalg.norm(run - height * normal))
@@ -149,6 +149,9 @@ def _check_upright(positions: Numbers, normal: Numbers, place: Path) -> None:
         raise GeometryError(
             f"{place}: slice positions do not lie on one line (up to {drift:.3g} mm beside it), so they fill no uniform grid"
         )
+    if aside > ROUNDED_SLOPE * height:  # a few thin slices with rounded positions: the lean is the rounding
+        run = height * normal
+    return np.asarray(run / (len(positions) - 1))
 
 
 def _difference(a: Frame, b: Frame) -> str:

@@ -1,6 +1,7 @@
 """The header of one DICOM file: the elements that place and decode its pixels, read without reading the pixels."""
 
 import io
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from medseg.io.dicom_files import cannot_read
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 MOST_INFLATED = 2**31  # bytes of one deflated file
+_LARGE_PIECE = 2**20
 _PIXEL_DATA = 0x7FE00010
 _FIRST_PIXEL_TAG = 0x7FE00008  # float, double and integer pixel data follow one another
 _KEYWORDS = """
@@ -83,11 +85,16 @@ class _DeflatedError(Exception):
 
 
 class _Source(io.BufferedReader):
-    """A file that pydicom may read by pieces only: reading all of it is what it does to inflate without a limit."""
+    """A file that pydicom may read by pieces only: reading all of it is what it does to inflate without a limit.
+
+    A piece is never longer than the file, so that a wrong length of 4 GiB takes no memory.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise _DeflatedError
+        if size > _LARGE_PIECE:
+            size = min(size, os.fstat(self.fileno()).st_size)
         return super().read(size)
 
 

@@ -79,6 +79,8 @@ def _dicom_header(path: Path) -> Header | None:
         raise cannot_read(path, error) from error
     if has_dicom_mark(head):
         return read_header(path)
+    if 0 < len(head) < 132 and not any(head):
+        raise DataError(f"{path}: truncated DICOM file: it ends in the empty preamble; copy or export it again")
     if not looks_like_bare_dataset(head):
         return None
     try:

@@ -7,6 +7,7 @@ from medseg.core.errors import GeometryError
 from medseg.core.geometry import Affine
 
 SMALLEST_MM, LARGEST_MM = 0.005, 200.0  # a scan in metres or micrometres read as millimetres falls outside
+FARTHEST_MM = 1e7  # no scanner's room is larger than 10 km; nothing overflows below
 SHEAR_TOLERANCE = 5e-3  # radians from a right angle (0.3 degrees): rounding of direction cosines, not a gantry tilt
 
 
@@ -32,6 +33,8 @@ def check_affine(name: str, affine: Affine, field: str) -> None:
     """
     if not np.isfinite(affine).all():
         raise GeometryError(f"{name}: {field} affine must be finite, got NaN or inf")
+    if np.abs(affine).max() > FARTHEST_MM:
+        raise GeometryError(f"{name}: {field} affine places voxels beyond {FARTHEST_MM:g} mm; the header is damaged")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() < 1e-12 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError(f"{name}: {field} affine is singular (determinant 0): its axes span no volume")

@@ -1,6 +1,7 @@
 """MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr), through SimpleITK once their headers are checked."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +43,7 @@ def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES)
         raise DataError(
             f"{name}: RGB colour voxels ({channels} channels of uint8 type); a scan has one number per voxel"
         )
-    data = array.T.reshape(channels, *image.GetSize()) if channels > 1 else array.T[np.newaxis]
+    data = array.T if channels > 1 else array.T[np.newaxis]
     i, j, k = image.GetSize()
     return Stored(data, Geometry((i, j, k), affine), warnings=header.warnings)
 
@@ -66,7 +67,7 @@ def _read(path: Path, name: str) -> Any:
     except MemoryError:
         raise ResourceError(f"{name}: not enough memory to hold its voxels; free some or crop the scan") from None
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1][:200]
+        reason = re.sub(r"\(0x\w+\)|\s+", " ", str(error).split("ERROR: ")[-1])[:160].strip()
         raise DataError(f"{name}: ITK cannot read it, the file may be corrupt ({reason})") from None
 
 

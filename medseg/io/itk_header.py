@@ -32,6 +32,11 @@ _NRRD_TYPES = {
 _SPACES = "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"
 
 
+_NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|NaN|NAN|Inf|INF)"
+_META_MATRICES = "TransformMatrix", "Rotation", "Orientation"
+_META_ORIGINS = "Offset", "Position", "Origin"
+
+
 @dataclass(frozen=True)
 class ItkHeader:
     """``voxel_bytes`` of voxels lie in ``data_path`` from byte ``start`` on, deflated where ``compressed``."""
@@ -55,10 +60,10 @@ def read_itk_header(path: Path, *, max_voxels: int) -> ItkHeader:
 
 def _metaimage(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     name = shown(path)
-    match = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\r\n]*(\r?\n|\Z)", start, re.MULTILINE)
+    match = re.search(rb"^[ \t]*ElementDataFile\b[^\n]*(\n|\Z)", start, re.MULTILINE)
     if match is None:
         raise DataError(f"{name}: not a MetaImage header, or truncated: no ElementDataFile line")
-    fields = _fields(start[: match.end()], name, r"\s*(\w+)\s*[=:]\s*(.*)", str)
+    fields = _fields(start[: match.end()], name, r"\s*([^=:\s]+)[^=:]*[=:]\s*(.*)", str)
     sizes = _integers(fields, "DimSize", name)
     if len(sizes) != _integers(fields, "NDims", name)[0]:
         raise DataError(f"{name}: DimSize has {len(sizes)} sizes, NDims says another number of dimensions")
@@ -70,14 +75,19 @@ def _metaimage(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     spacing = fields.get("ElementSpacing", fields.get("ElementSize"))
     if spacing is None:
         raise GeometryError(f"{name}: no spacing (ElementSpacing) in the header; write the true one into it")
-    check_spacing(name, _floats(spacing, "ElementSpacing", name)[:3], "ElementSpacing")
+    spacings = _floats(spacing, "ElementSpacing", name)
+    if len(spacings) != len(sizes):
+        raise GeometryError(f"{name}: {len(spacings)} spacings (ElementSpacing) for {len(sizes)} dimensions")
+    check_spacing(name, spacings[:3], "ElementSpacing")
     for key, known in (("DistanceUnits", ("mm", "?")), ("BinaryData", ("True", "true", "1")), ("HeaderSize", ("0",))):
         if fields.get(key, known[0]) not in known:
             raise DataError(f"{name}: {key} is {fields[key]}, expected {known[0]}; convert the file")
     for key, value in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
         if key in fields and _floats(fields[key], key, name) != [value]:
             raise DataError(f"{name}: {key} is {fields[key]}; scaled MetaImages are not read, convert the file")
-    directions = next((k for k in ("TransformMatrix", "Rotation", "Orientation") if k in fields), None)
+    for key in (*_META_MATRICES, *_META_ORIGINS):
+        _check_finite(fields.get(key), key, name)
+    directions = any(key in fields for key in _META_MATRICES)
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     return ItkHeader(
         voxel_bytes=prod(sizes) * components * _META_TYPES[element],
@@ -107,6 +117,8 @@ def _nrrd(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     if encoding not in ("raw", "gzip", "gz"):
         raise DataError(f"{name}: encoding {encoding!r} is not read, expected raw or gzip; convert the file")
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
+    if min(sizes) < 1 or len(kinds) != len(sizes):
+        raise DataError(f"{name}: sizes {sizes} do not fit the kinds {kinds}; the header is damaged")
     if any("color" in kind or "complex" in kind or "matrix" in kind for kind in kinds):
         raise DataError(
             f"{name}: voxels of kind {' '.join(kinds)} (colour or complex type); a scan has one number per voxel"
@@ -119,6 +131,8 @@ def _nrrd(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     spatial = _nrrd_spacing(fields, kinds, name)
     volume = [n for n, is_spatial in zip(sizes, spatial, strict=True) if is_spatial]
     _check_sizes(name, volume, prod(sizes) // prod(volume), max_voxels)
+    for key in ("spacedirections", "spaceorigin"):
+        _check_finite(fields.get(key), key, name)
     known = "spacedirections" in fields and fields.get("space", "").lower() in _SPACES
     external = fields.get("datafile")
     if external is None and blank is None:
@@ -169,12 +183,14 @@ def _check_sizes(name: str, sizes: list[int], components: int, max_voxels: int) 
 def _fields(header: bytes, name: str, pattern: str, normal: Callable[[str], str]) -> dict[str, str]:
     """``{key: value}`` of the header's lines. A line that is none, or a key given twice, could mean something else to ITK."""
     fields: dict[str, str] = {}
-    for line in header.decode("latin-1").splitlines():
-        if not line.strip() or line.startswith("#") or ":=" in line:
+    if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n)", header):
+        raise DataError(f"{name}: the header holds control characters; it is damaged, or no image header")
+    for number, line in enumerate(header.decode("latin-1").replace("\r\n", "\n").split("\n"), 1):
+        if not line.strip() or line.startswith("#") or re.match("[^:]+:=", line):
             continue
         match = re.fullmatch(pattern, line)
         if match is None:
-            raise DataError(f"{name}: header line {line[:40]!r} is not understood; the header is damaged")
+            raise DataError(f"{name}: line {number} of the header is not understood; the header is damaged")
         key = normal(match[1])
         if key in fields:
             raise DataError(f"{name}: header field {match[1]!r} is there twice; the header is damaged")
@@ -203,7 +219,14 @@ def _integers(fields: dict[str, str], key: str, name: str) -> list[int]:
 
 
 def _floats(text: str, key: str, name: str) -> list[float]:
-    try:
-        return [float(v) for v in text.split()]
-    except ValueError:
-        raise GeometryError(f"{name}: spacing or affine field {key} must be numbers, got {text!r}") from None
+    """The numbers in ``text``, finite or not. ITK reads a word it does not understand as 0, so it is refused here."""
+    words = text.split()
+    if not all(re.fullmatch(_NUMBER, word) for word in words):
+        raise GeometryError(f"{name}: spacing or affine field {key} must hold numbers, got {text[:60]!r}")
+    return [float(word) for word in words]
+
+
+def _check_finite(text: str | None, key: str, name: str) -> None:
+    values = _floats(re.sub(r"[(),]|none", " ", text or ""), key, name)
+    if not np.isfinite(values).all():
+        raise GeometryError(f"{name}: affine must be finite, got {text!r} in {key}")

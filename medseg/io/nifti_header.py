@@ -71,7 +71,8 @@ def parse_header(raw: bytes, name: str, *, max_voxels: int) -> NiftiHeader:
     single = _is_single(header, name)
     shape, channels = _shape(header, name, max_voxels)
     dtype = _dtype(header, name).newbyteorder(order)
-    affine, warnings = _affine(header, name, shape)
+    with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is merely copied
+        affine, warnings = _affine(header, name, shape)
     slope, intercept = _scale(header, name)
     return NiftiHeader(
         geometry=Geometry(shape, affine),
@@ -109,17 +110,18 @@ def check_extensions(block: bytes, name: str, order: str) -> list[bytes]:
 def qform_affine(header: npt.NDArray[Any], name: str) -> Affine:
     """The qform (4, 4): method 2 of nifti1.h. pixdim[0] of 0 counts as 1. Raises GeometryError for an impossible quaternion."""
     bcd = np.array([header[f"quatern_{part}"] for part in "bcd"], float)
-    norm = float(bcd @ bcd)
+    norm = float(bcd @ bcd) if np.abs(bcd).max() < 2 else np.inf
     if not norm <= 1 + 1e-4:
-        raise GeometryError(
-            f"{name}: qform quaternion is invalid: the squares of quatern_b, c, d sum to {norm:.4g} > 1"
-        )
+        raise GeometryError(f"{name}: qform quaternion is invalid: the squares of quatern_b, c, d must sum to at most 1")
     if norm > 1:
         bcd /= np.sqrt(norm)
     rotation = quat2mat(np.r_[np.sqrt(max(0.0, 1.0 - bcd @ bcd)), bcd])
+    qfac = float(header["pixdim"][0])
+    if qfac not in (-1, 0, 1):
+        raise GeometryError(f"{name}: qform handedness (pixdim[0]) is {qfac:g}, expected -1 or 1 (0 counts as 1)")
     affine = np.eye(4)
     affine[:3, :3] = rotation * header["pixdim"][1:4].astype(float)
-    if header["pixdim"][0] < 0:
+    if qfac < 0:
         affine[:3, 2] *= -1
     affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
     return affine
@@ -127,11 +129,12 @@ def qform_affine(header: npt.NDArray[Any], name: str) -> Affine:
 
 def _is_single(header: npt.NDArray[Any], name: str) -> bool:
     magic = bytes(header["magic"].item())
-    version = b"2" if header["sizeof_hdr"] == 540 else b"1"
-    if magic[:3] not in (b"n+" + version, b"ni" + version):
+    version = 2 if header["sizeof_hdr"] == 540 else 1
+    known = {1: (b"n+1", b"ni1"), 2: (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n", b"n+2", b"ni2")}[version]
+    if magic not in known:
         raise DataError(
-            f"{name}: not recognised as NIfTI: its magic is {magic[:4]!r}, expected 'n+{version.decode()}' or "
-            f"'ni{version.decode()}'; the older Analyze format holds no orientation and is not read"
+            f"{name}: not recognised as NIfTI: its magic is {magic!r}, expected 'n+{version}' or 'ni{version}'; "
+            "the older Analyze format holds no orientation and is not read"
         )
     return magic[1:2] == b"+"
 
@@ -182,6 +185,9 @@ def _affine(header: npt.NDArray[Any], name: str, shape: tuple[int, int, int]) ->
         )
     pixdim = header["pixdim"][1:4].astype(float)
     check_spacing(name, pixdim, "pixdim")
+    for code in ("qform_code", "sform_code"):
+        if not 0 <= header[code] <= 5:
+            raise GeometryError(f"{name}: {code} is {header[code]}, expected 0 to 5; the header is damaged")
     sform = None
     if header["sform_code"] > 0:
         sform = np.eye(4)

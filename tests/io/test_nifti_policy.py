@@ -1,0 +1,67 @@
+"""Each kind of NIfTI file in the policy on bad input: refused with the right words, or read into the right place."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.core.errors import DataError
+from medseg.io.reading import read_volume
+from tests.io.bad_nifti import KINDS, Kind
+
+BAD = {name: kind for name, kind in KINDS.items() if kind.expected == "error"}
+GOOD = {name: kind for name, kind in KINDS.items() if kind.expected != "error"}
+
+
+def missing_hints(message: str, hint: str) -> list[str]:
+    """The groups of ``hint`` of which the message holds no word."""
+    return [group for group in hint.split("; ") if not re.search(group.replace("/", "|"), message, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize(("name", "kind"), BAD.items(), ids=BAD)
+def test_a_bad_file_is_refused_in_words(name: str, kind: Kind, tmp_path: Path) -> None:
+    path = kind.make(tmp_path).path
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        read_volume(path, channels=1)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert not missing_hints(message.removeprefix(str(path)), kind.hint), message
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(("name", "kind"), GOOD.items(), ids=GOOD)
+def test_an_odd_but_valid_file_is_read_in_the_right_place(name: str, kind: Kind, tmp_path: Path) -> None:
+    made = kind.make(tmp_path)
+    volume = read_volume(made.path, channels=1)
+    peer = nib.load(made.path)
+    if name != "n-qfac-zero":  # nibabel has no qform for pixdim[0] = 0
+        np.testing.assert_allclose(volume.geometry.affine, peer.affine, atol=1e-3)
+    np.testing.assert_array_equal(volume.data[0], np.asanyarray(peer.dataobj).reshape(volume.geometry.shape))
+    assert volume.data.dtype.isnative
+    assert (kind.expected == "warn" or name == "n-one-voxel") == bool(volume.warnings)
+    if made.marker_mm is not None:
+        brightest = np.unravel_index(volume.data[0].argmax(), volume.geometry.shape)
+        assert np.linalg.norm(volume.geometry.to_world(brightest) - made.marker_mm) < 0.5
+
+
+@pytest.mark.parametrize("name", ["n-bomb-dims", "n-bomb-tail", "n-dim-huge-nii", "n-dim-huge-niigz"])
+def test_a_bomb_takes_no_memory(name: str, tmp_path: Path) -> None:
+    path = KINDS[name].make(tmp_path).path
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from medseg.io.reading import read_volume\n"
+        "try: read_volume(Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30, check=True)
+    error, mebibytes = result.stdout.split()
+    assert error == "DataError"
+    assert int(mebibytes) < 400

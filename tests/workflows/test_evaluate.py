@@ -1,0 +1,298 @@
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg import evaluate
+from medseg.core.errors import ConfigError, DataError, GeometryError, OutputError
+from medseg.core.geometry import Geometry, all_storage_orders
+from medseg.core.labels import Labels
+
+AFFINE = np.array([[0.8, -0.5, 0.1, 10.0], [0.6, 1.1, -0.3, -20.0], [0.0, 0.4, 3.0, 30.0], [0, 0, 0, 1]])
+AFFINE[:3, :3] = np.linalg.qr(AFFINE[:3, :3])[0] * [0.8, 1.2, 3.0]  # oblique and anisotropic, without a shear
+LABELS = {"background": 0, "liver": 1, "tumour": 5}
+RATIOS = ("dice", "iou", "precision", "recall", "accuracy")
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def boxes(shift: int = 0, *, liver: bool = True, tumour: bool = True) -> np.ndarray:
+    """A liver of 6 x 8 x 4 voxels and a tumour of 2 x 2 x 2 inside it, ``shift`` voxels along i."""
+    data = np.zeros((14, 12, 9), np.uint8)
+    if liver:
+        data[2 + shift : 8 + shift, 2:10, 2:6] = 1
+    if tumour:
+        data[4 + shift : 6 + shift, 4:6, 3:5] = 5
+    return data
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three cases: perfect, shifted, tumour missed."""
+    for name, prediction in {"a": boxes(), "b": boxes(1), "c": boxes(tumour=False)}.items():
+        save(tmp_path / "predictions" / f"{name}_seg.nii.gz", prediction)
+        (tmp_path / "predictions" / f"{name}_seg.json").write_text("{}")
+        save(tmp_path / "references" / f"{name}.nii.gz", boxes())
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def value(report, case, structure, metric):
+    (found,) = [s.value for s in report.scores if (s.case, s.structure, s.metric) == (case, structure, metric)]
+    return found
+
+
+def test_folders_are_matched_by_case_id_and_scored_by_hand(folders):
+    report = evaluate(*folders, labels=LABELS)
+    assert [c.id for c in report.cases] == ["a", "b", "c"]
+    assert value(report, "a", "liver", "dice") == 1.0
+    # b: both livers have 6 x 8 x 4 - 8 = 184 voxels; common are 5 x 8 x 4 less the union of the tumours, 3 x 2 x 2.
+    assert value(report, "b", "liver", "dice") == pytest.approx(148 / 184)
+    assert value(report, "b", "tumour", "dice") == pytest.approx(4 / 8)
+    assert value(report, "b", "tumour", "volume_ml") == pytest.approx(8 * 0.8 * 1.2 * 3.0 / 1000)
+    assert value(report, "c", "tumour", "dice") == 0.0
+    assert report.mean("dice", "tumour") == pytest.approx((1 + 0.5 + 0) / 3)
+    livers = (1 + 148 / 184 + 2 * 184 / (184 + 192)) / 3
+    assert report.mean("dice", "liver") == pytest.approx(livers)
+    assert report.mean("dice") == pytest.approx((livers + 0.5) / 2)
+    (tumour,) = [s for s in report.summaries if (s.structure, s.metric) == ("tumour", "dice")]
+    assert (tumour.n, tumour.undefined, tumour.missed, tumour.spurious) == (3, 0, 1, 0)
+
+
+def test_two_files_are_a_pair_whatever_their_names(tmp_path):
+    prediction = save(tmp_path / "output_17.nii", boxes(1))
+    reference = save(tmp_path / "truth.nii.gz", boxes())
+    report = evaluate(str(prediction), str(reference), labels=LABELS)
+    assert [c.id for c in report.cases] == ["output_17"]
+    assert report.mean("dice", "tumour") == 0.5
+
+
+def test_one_file_finds_its_reference_in_a_folder(folders):
+    predictions, references = folders
+    assert [c.id for c in evaluate(predictions / "b_seg.nii.gz", references).cases] == ["b"]
+    assert [c.id for c in evaluate(predictions, references / "b.nii.gz", skip_bad=True).cases] == ["b"]
+
+
+@pytest.mark.parametrize("order", all_storage_orders()[::5], ids=str)
+def test_a_mask_stored_in_another_order_is_the_same_mask(tmp_path, order):
+    prediction = boxes()
+    stored = np.ascontiguousarray(order.array(prediction))
+    save(tmp_path / "p.nii.gz", stored, order.geometry(Geometry(prediction.shape, AFFINE)).affine)
+    save(tmp_path / "r.nii.gz", boxes())
+    report = evaluate(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+    assert {s.value for s in report.scores if s.metric in RATIOS} == {1.0}
+
+
+def test_values_name_themselves_without_labels_and_structures_are_those_of_all_cases(tmp_path):
+    save(tmp_path / "p" / "a.nii.gz", boxes(tumour=False))
+    save(tmp_path / "r" / "a.nii.gz", boxes(tumour=False))
+    save(tmp_path / "p" / "b.nii.gz", boxes())
+    save(tmp_path / "r" / "b.nii.gz", boxes(tumour=False))
+    report = evaluate(tmp_path / "p", tmp_path / "r")
+    assert report.labels.names == ("1", "5")
+    assert math.isnan(value(report, "a", "5", "dice"))
+    assert value(report, "b", "5", "dice") == 0.0
+    (five,) = [s for s in report.summaries if (s.structure, s.metric) == ("5", "dice")]
+    assert (five.n, five.undefined, five.spurious) == (1, 1, 1)
+
+
+def test_labels_come_from_a_file_a_mapping_or_labels(folders, tmp_path):
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps({"labels": {"0": "background", "1": "liver", "5": "tumour"}}))
+    for labels in (file, str(file), LABELS, {"liver": 1, "tumour": 5}, Labels.from_mapping(LABELS)):
+        assert evaluate(*folders, labels=labels).labels.mapping() == LABELS
+
+
+def test_output_holds_every_score_in_full_and_strict_json(folders, tmp_path):
+    save(folders[0] / "d_seg.nii.gz", boxes(tumour=False))
+    save(folders[1] / "d.nii.gz", boxes(tumour=False))
+    report = evaluate(*folders, labels=LABELS, output=tmp_path / "out" / "scores")
+    text = (tmp_path / "out" / "scores" / "scores.csv").read_text()
+    assert text.splitlines()[0] == "case,structure,metric,value,unit"
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == 4 * (2 * 7 + 2) == len(report.scores)
+    for row, score in zip(rows, report.scores, strict=True):
+        assert row["value"] == "" if math.isnan(score.value) else float(row["value"]) == score.value
+    empty = {(r["case"], r["structure"], r["metric"]) for r in rows if r["value"] == ""}
+    assert empty == {("d", "tumour", m) for m in ("dice", "iou", "precision", "recall")}
+    assert {r["metric"] for r in rows if r["structure"] == ""} == {"mean_iou", "pixel_accuracy"}
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    summary = json.loads((tmp_path / "out" / "scores" / "summary.json").read_text(), parse_constant=refuse)
+    (tumour,) = [s for s in summary["summaries"] if (s["structure"], s["metric"]) == ("tumour", "dice")]
+    assert (tumour["n"], tumour["undefined"], tumour["missed"]) == (3, 1, 1)
+    assert summary["labels"] == LABELS
+    assert len(summary["cases"][0]["prediction_sha256"]) == 64
+    assert "missed" in summary["empty_masks"]
+    assert summary["provenance"]["versions"]["medseg"]
+    assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == {"scores.csv", "summary.json"}
+
+
+def test_a_second_run_replaces_its_files_and_leaves_others_alone(folders, tmp_path):
+    out = tmp_path / "out"
+    evaluate(*folders, output=out)
+    (out / "notes.txt").write_text("mine")
+    first = (out / "scores.csv").read_bytes()
+    save(folders[0] / "a_seg.nii.gz", boxes(1))
+    evaluate(*folders, output=out)
+    assert (out / "scores.csv").read_bytes() != first
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_scores_are_dropped_where_the_summary_cannot_be_written(folders, tmp_path):
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"summary\.json"):
+        evaluate(*folders, output=tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.json"]
+
+
+def test_progress_counts_the_cases(folders):
+    seen = []
+    evaluate(*folders, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_both_files_empty_is_stated_and_not_scored(tmp_path):
+    empty = np.zeros((5, 6, 7), np.uint8)
+    p, r = save(tmp_path / "p.nii.gz", empty), save(tmp_path / "r.nii.gz", empty)
+    report = evaluate(p, r, labels=LABELS)
+    assert math.isnan(report.mean("dice"))
+    assert {s.state for s in report.scores if s.structure} == {"both_empty"}
+    assert evaluate(p, r).labels.structures == ()
+
+
+def test_report_becomes_a_pandas_table_and_a_page(folders):
+    report = evaluate(*folders, labels=LABELS)
+    frame = report.to_frame()
+    assert list(frame.columns) == ["case", "structure", "metric", "value", "unit", "state"]
+    assert frame[frame.metric == "dice"].groupby("structure").value.mean()["tumour"] == pytest.approx(0.5)
+    assert "tumour" in report._repr_html_()
+    assert repr(report).startswith("Report(3 case(s), 2 structure(s), dice 0.7")
+    with pytest.raises(KeyError, match="hd95"):
+        report.mean("hd95")
+
+
+def test_evaluation_imports_neither_torch_nor_pandas(folders):
+    code = (
+        "import sys, medseg; medseg.evaluate(sys.argv[1], sys.argv[2]); "
+        "print(*sorted({'torch', 'monai', 'pandas', 'matplotlib', 'typer', 'rich'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *map(str, folders)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_predictions_moved_by_one_voxel_score_below_their_own_references(real_data, tmp_path):
+    labels = real_data / "Task04_Hippocampus" / "labelsTr"
+    for name in ("hippocampus_001", "hippocampus_003", "hippocampus_004"):
+        image = nib.load(labels / f"{name}.nii.gz")
+        data = np.asarray(image.dataobj).astype(np.uint8)
+        save(tmp_path / "p" / f"{name}_seg.nii.gz", np.roll(data, 1, axis=1), image.affine)
+        save(tmp_path / "r" / f"{name}.nii.gz", data, image.affine)
+    report = evaluate(tmp_path / "p", labels, labels=real_data / "Task04_Hippocampus" / "dataset.json", skip_bad=True)
+    assert report.labels.names == ("Anterior", "Posterior")
+    assert len(report.cases) == 3
+    assert 0.7 < report.mean("dice") < 0.95
+    assert report.means() == evaluate(tmp_path / "p", tmp_path / "r", labels=report.labels).means()
+
+
+# What is refused. The command's exit codes for all 23 kinds of shared/BADINPUTS.md are in tests/cli/test_cli_evaluate.py.
+
+
+def test_missing_partners_are_named_on_both_sides_and_nothing_is_written(folders, tmp_path):
+    (folders[0] / "b_seg.nii.gz").unlink()
+    (folders[1] / "c.nii.gz").unlink()
+    with pytest.raises(DataError) as error:
+        evaluate(*folders, output=tmp_path / "out")
+    assert "prediction missing for 1 of 2 case(s): b" in str(error.value)
+    assert "reference missing for 1 of 2 case(s): c" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_skip_bad_scores_the_rest_and_says_why(folders, tmp_path):
+    (folders[0] / "a_seg.nii.gz").unlink()
+    save(folders[0] / "b_seg.nii.gz", boxes()[:, :, :5])
+    report = evaluate(*folders, skip_bad=True, output=tmp_path / "out")
+    assert [c.id for c in report.cases] == ["c"]
+    assert [case for case, _ in report.skipped] == ["a", "b"]
+    assert "shape 14x12x5" in dict(report.skipped)["b"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["skipped"][0]["case"] == "a"
+    assert "skipped" in report._repr_html_()
+
+
+def test_skip_bad_with_nothing_left_is_an_error(folders, tmp_path):
+    for file in folders[0].glob("*.nii.gz"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 3 case\(s\) could be scored"):
+        evaluate(*folders, skip_bad=True, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_grid_is_refused_with_both_grids_in_words(tmp_path):
+    moved = AFFINE.copy()
+    moved[:3, 3] += 0.3 * AFFINE[:3, 1]
+    p, r = save(tmp_path / "p.nii.gz", boxes(), moved), save(tmp_path / "r.nii.gz", boxes())
+    with pytest.raises(GeometryError) as error:
+        evaluate(p, r)
+    for words in (
+        str(p),
+        str(r),
+        "14x12x9",
+        "orientation",
+        "0.8 x 1.2 x 3 mm",
+        "0.3 voxels (0.36 mm)",
+        "at most 0.05 voxels",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "same"), [(0.04, True), (0.06, False)])
+def test_a_corner_may_move_by_a_twentieth_of_a_voxel(tmp_path, part, same):
+    moved = AFFINE.copy()
+    moved[:3, 3] += part * AFFINE[:3, 2]
+    p, r = save(tmp_path / "p.nii.gz", boxes(), moved), save(tmp_path / "r.nii.gz", boxes())
+    if same:
+        assert evaluate(p, r).mean("dice") == 1.0
+    else:
+        with pytest.raises(GeometryError):
+            evaluate(p, r)
+
+
+@pytest.mark.parametrize("second", ["a.nii", "a_seg.nii.gz", "a.nrrd"])
+def test_two_files_of_one_case_are_ambiguous(folders, second):
+    (folders[1] / second).write_bytes((folders[1] / "a.nii.gz").read_bytes())
+    with pytest.raises(DataError, match=r"duplicate case 'a'.*ambiguous"):
+        evaluate(*folders, skip_bad=True)
+
+
+def test_a_folder_of_links_to_the_references_is_refused(folders, tmp_path):
+    for file in folders[1].iterdir():
+        (tmp_path / "links").mkdir(exist_ok=True)
+        (tmp_path / "links" / file.name).symlink_to(file)
+    with pytest.raises(DataError, match="identical files"):
+        evaluate(tmp_path / "links", folders[1])
+
+
+def test_labels_that_make_no_sense_are_a_config_error(folders):
+    with pytest.raises(ConfigError, match="same value"):
+        evaluate(*folders, labels={"liver": 1, "spleen": 1})
+
+
+def test_a_file_name_that_is_not_utf8_is_scored_and_written(tmp_path):
+    for folder in ("p", "r"):
+        save(tmp_path / folder / "x.nii.gz", boxes())
+        (tmp_path / folder / "x.nii.gz").rename(tmp_path / folder / "caf\udce9.nii.gz")
+    evaluate(tmp_path / "p", tmp_path / "r", output=tmp_path / "out")
+    assert "caf\\udce9,1,dice,1.0,ratio" in (tmp_path / "out" / "scores.csv").read_text()
