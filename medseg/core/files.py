@@ -4,9 +4,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from medseg.core.errors import MedsegError, OutputError, ResourceError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp", re.DOTALL)
 
 
 def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
@@ -22,28 +25,53 @@ def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
     ``content`` is the bytes, or a function that writes them to the temporary path it is given. Raises
     OutputError on a read-only place and ResourceError on a full disk; the old file then stands untouched.
     """
-    temporary = path.with_name(f".{path.name[:180]}.{os.getpid()}.tmp")
+    with _written(path, content) as (temporary, digest):
+        _rename(temporary, path)
+    return digest
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """``write_durable`` for files that belong together: none takes its name before all lie on the disk whole."""
+    with ExitStack() as stack:
+        written = [(stack.enter_context(_written(path, content))[0], path) for path, content in contents.items()]
+        for temporary, path in written:
+            _rename(temporary, path)
+
+
+@contextmanager
+def _written(path: Path, content: bytes | Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
+    """``content`` under a temporary name beside ``path``, on the disk and verified, with its sha256; it vanishes after."""
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if callable(content):
-            content(temporary)
-            digest = sha256_of(temporary)
-        else:
-            digest = hashlib.sha256(content).hexdigest()
-            with temporary.open("wb") as file:
-                file.write(content)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if not callable(content) and sha256_of(temporary) != digest:
-            raise ResourceError(f"{path}: what was written does not read back equal; the disk may be full or failing")
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if callable(content):
+                content(temporary)
+                digest = sha256_of(temporary)
+            else:
+                digest = hashlib.sha256(content).hexdigest()
+                with temporary.open("wb") as file:
+                    file.write(content)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if not callable(content) and sha256_of(temporary) != digest:
+                raise ResourceError(
+                    f"{path}: what was written does not read back equal; the disk may be full or failing"
+                )
+        except OSError as error:
+            raise _explained(error, path) from error
+        yield temporary, digest
     finally:
         with suppress(OSError):
             temporary.unlink()
-    return digest
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> str:
@@ -53,7 +81,13 @@ def write_text(path: Path, text: str) -> str:
 
 def write_json(path: Path, content: Any) -> str:
     """``write_durable`` for JSON, indented; NaN is refused, because JSON has none."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_durable(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """``content`` as indented JSON in UTF-8. The bytes of a file name that are no UTF-8 become JSON escapes (\\udcff)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def sha256_of(path: Path) -> str:
@@ -82,7 +116,7 @@ def check_writable(folder: Path) -> None:
     ``folder`` need not exist yet: the nearest existing parent is tried, and nothing is left behind.
     """
     existing = folder.absolute()
-    while not existing.exists():
+    while not is_there(existing):
         existing = existing.parent
     if not existing.is_dir():
         raise OutputError(f"{folder}: cannot write there, because {existing} is a file, not a folder")
@@ -96,21 +130,37 @@ def check_writable(folder: Path) -> None:
             probe.unlink()
 
 
+def is_there(path: Path) -> bool:
+    """True where ``path``, links followed, is something; False for nothing, or for a name that no file can have.
+
+    Raises OutputError where the name is too long or its folder may not be looked into.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _explained(error, path) from None
+
+
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
     """A temporary folder beside ``final`` that takes its name when the block ends well, and vanishes otherwise.
 
-    An existing ``final`` is replaced as a whole.
+    An existing ``final`` is replaced as a whole. A process killed between the two renames leaves it as
+    ``.NAME.PID.old.tmp``; ``run_lock`` brings it back.
     """
-    staging = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    staging, old = _temporary(final), _temporary(final, "old.tmp")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         make_folder(staging)
         yield staging
-        old = final.with_name(f".{final.name}.{os.getpid()}.old.tmp")
         if final.exists():
             final.rename(old)
-        staging.rename(final)
+        try:
+            staging.rename(final)
+        except OSError:
+            with suppress(OSError):
+                old.rename(final)
+            raise
         _sync_folder(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -121,47 +171,90 @@ def staged_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; a lock left by a dead process is taken over.
+    """Hold ``folder`` for this process, and clear away what a killed process left half-done in it.
 
-    Raises OutputError naming the owner where another living process holds it.
+    The operating system holds the lock, so it ends with its process, however that ends. Raises OutputError naming the
+    owner where another living process holds it.
     """
     lock = folder / "run.lock"
-    for _ in range(2):
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            owner = _owner(lock)
-            if owner is not None and _alive(owner):
-                raise OutputError(
-                    f"{folder}: held by another run (process {owner}); wait for it, or choose another --output"
-                ) from None
-            with suppress(OSError):
-                lock.unlink()
-        except OSError as error:
-            raise _explained(error, folder) from error
-    else:
-        raise OutputError(f"{folder}: another run took it at the same moment; choose another --output")
     try:
+        handle = _take(lock, folder)
+        os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
-        os.close(handle)
+    except OSError as error:
+        raise _explained(error, folder) from error
+    try:
+        _clear_unfinished(folder)
         yield
     finally:
         with suppress(OSError):
             lock.unlink()
+        os.close(handle)
 
 
-def _owner(lock: Path) -> int | None:
+def _take(lock: Path, folder: Path) -> int:
+    """The open and locked file ``lock``. An owner unlinks it at its end: who then locked the nameless file tries again."""
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+        if not _locked(handle):
+            owner = os.read(handle, 32).decode("ascii", "replace") or "just started"
+            os.close(handle)
+            raise OutputError(
+                f"{folder}: held by another run (process {owner}); wait for it, or choose another --output"
+            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
     try:
-        return int(lock.read_text())
-    except (OSError, ValueError):
-        return None
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (
+            errno.ENOSYS,
+            errno.ENOTSUP,
+        )  # no locks on this file system: better unguarded than unusable
+    return True
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Bring back the folders, and remove the files, that a killed process had under a temporary name."""
+    for path in sorted(folder.rglob(".*.tmp"), reverse=True):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        if int(match["pid"]) != os.getpid() and _alive(int(match["pid"])):
+            continue
+        final = path.with_name(match["name"])
+        with suppress(OSError):
+            if match["old"] and not final.exists():
+                path.rename(final)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _temporary(path: Path, suffix: str = "tmp") -> Path:
+    """A name beside ``path`` that no other process uses; file systems allow names of 255 bytes."""
+    raw = os.fsencode(path.name)
+    name = path.name if len(raw) <= 200 else hashlib.sha256(raw).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}.{suffix}")
 
 
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True
@@ -189,10 +282,10 @@ def _explained(error: OSError, path: Path) -> MedsegError:
 
 
 def _free_bytes(path: Path) -> str:
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
+    existing = path.absolute()
     try:
+        while not existing.exists():
+            existing = existing.parent
         return f"{shutil.disk_usage(existing).free / 2**20:.1f} MiB free"
     except OSError:
         return "free space unknown"

@@ -42,12 +42,14 @@ class Document:
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of ``text`` as YAML reads it: a number, true, null, a list, or the text."""
+    """The value of ``text`` as YAML reads it: a number, true, null, a list, or the text. Raises ConfigError for a tag."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         return None if node is None else _value(node, (), {}, "--set")
     except yaml.YAMLError:
         return text
+    except RecursionError:
+        raise ConfigError("--set: the value is nested too deep, or holds itself; write it into the config") from None
 
 
 def parse_yaml(path: Path) -> Document:
@@ -56,11 +58,12 @@ def parse_yaml(path: Path) -> Document:
     Refused: more than 1 MiB, other encodings than UTF-8, tags, anchors and aliases, repeated keys, nesting beyond 32.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes is too large for a config (limit {MAX_BYTES})")
+        raise ConfigError(f"{path}: too large for a config (limit {MAX_BYTES} bytes)")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,8 +106,10 @@ def _value(node: yaml.Node, keys: tuple[str, ...], lines: dict[tuple[str, ...], 
             key = _scalar(key_node, source)
             path = (*keys, str(key))
             if key in mapping:
+                first = next(other for other in mapping if other == key)  # 1, 1.0 and true are one key
                 raise ConfigError(
-                    f"{source}, line {key_node.start_mark.line + 1}: duplicate key {'.'.join(path)!r}, first on line {lines[path]}"
+                    f"{source}, line {key_node.start_mark.line + 1}: duplicate key {'.'.join(path)!r}, "
+                    f"first on line {lines.get((*keys, str(first)), line)}"
                 )
             lines[path] = key_node.start_mark.line + 1
             mapping[key] = _value(value_node, path, lines, source)

@@ -15,13 +15,17 @@ from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.reading import read_label_map, read_volumes
+from medseg.io.source import shown
 
 FOREGROUND_SAMPLES = 10_000  # intensities kept per case for the fingerprint
 
 
 @dataclass(frozen=True, eq=False)
 class CaseFacts:
-    """What one case holds. Triples follow i, j, k of RAS storage; ``foreground`` (C, n) are sampled intensities."""
+    """What one case holds. Triples follow i, j, k of RAS storage; ``foreground`` (C, n) are sampled intensities.
+
+    ``content`` is a hash of the image's voxels, the same for any storage order and type; empty for a constant image.
+    """
 
     case: Case
     channels: int
@@ -69,26 +73,25 @@ def _facts(case: Case, labels: Labels) -> CaseFacts:
     assert case.reference is not None
     image = read_volumes(case.images)
     reference = as_label(case, labels)
-    order = order_between(reference.geometry, image.geometry)
+    ras = image.canonical()  # what is measured does not depend on how a case happens to be stored
+    order = order_between(reference.geometry, ras.geometry)
     if order is None:
         raise GeometryError(_grids_differ(case, image, reference))
     channels = labels.to_channels(order.array(reference.data))
     counts = np.bincount(channels.ravel(), minlength=labels.channels)
-    ras = image.canonical().geometry
     warnings = list(image.warnings)
     if counts[1:].sum() == 0:
         warnings.append("the label holds no structure")
     if any(channel.min() == channel.max() for channel in image.data):
         warnings.append("the image is constant")
-    digest = hashlib.sha256(np.ascontiguousarray(image.data).tobytes())
     return CaseFacts(
         case=case,
         channels=image.channels,
-        shape=ras.shape,
-        spacing_mm=ras.spacing_mm,
-        content=digest.hexdigest(),
+        shape=ras.geometry.shape,
+        spacing_mm=ras.geometry.spacing_mm,
+        content=_content(ras),
         voxels=dict(zip(labels.names, (int(n) for n in counts[1:]), strict=True)),
-        foreground=_sample(image, channels),
+        foreground=_sample(ras, channels),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -104,14 +107,16 @@ def as_label(case: Case, labels: Labels) -> LabelMap:
 
 
 def _grids_differ(case: Case, image: Volume, reference: LabelMap) -> str:
+    assert case.reference is not None
     a, b = image.geometry, reference.geometry
     if a.shape != b.shape:
         return (
-            f"{case.id}: label shape {b.shape} differs from image shape {a.shape}; label and image must share one grid"
+            f"label {shown(case.reference)}: shape {b.shape} differs from shape {a.shape} of image "
+            f"{shown(case.images[0])}; label and image must share one grid"
         )
     return (
-        f"{case.id}: label affine differs from image affine: label {b!r} with origin {_origin(b.affine)}, "
-        f"image {a!r} with origin {_origin(a.affine)}; label and image must share one geometry"
+        f"label {shown(case.reference)}: affine differs from that of image {shown(case.images[0])}: label {b!r} with "
+        f"origin {_origin(b.affine)}, image {a!r} with origin {_origin(a.affine)}; label and image must share one geometry"
     )
 
 
@@ -123,8 +128,19 @@ def _sample(image: Volume, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.
     inside = np.flatnonzero(channels.ravel())
     if inside.size > FOREGROUND_SAMPLES:
         inside = np.random.default_rng(inside.size).choice(inside, FOREGROUND_SAMPLES, replace=False)
-    values: npt.NDArray[np.float32] = image.data.reshape(image.channels, -1)[:, inside].astype(np.float32)
+    index = np.unravel_index(inside, channels.shape)
+    values: npt.NDArray[np.float32] = image.data[:, *index].astype(np.float32)
     return values
+
+
+def _content(image: Volume) -> str:
+    if all(channel.min() == channel.max() for channel in image.data):
+        return ""
+    digest = hashlib.sha256(repr(image.data.shape).encode())
+    for channel in image.data:
+        for k in range(channel.shape[2]):  # slice by slice: no copy of the volume
+            digest.update(np.ascontiguousarray(channel[:, :, k], np.float32))
+    return digest.hexdigest()
 
 
 def _duplicates(facts: Sequence[CaseFacts]) -> list[str]:
@@ -132,8 +148,8 @@ def _duplicates(facts: Sequence[CaseFacts]) -> list[str]:
     first: dict[str, str] = {}
     problems = []
     for f in facts:
-        if np.ptp(f.foreground) == 0 and "the image is constant" in f.warnings:
-            continue
+        if not f.content:
+            continue  # constant images are equal without being one scan
         if f.content in first:
             problems.append(
                 f"{first[f.content]} and {f.case.id} have identical images (duplicate): remove one, or they leak across folds"

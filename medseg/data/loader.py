@@ -15,7 +15,7 @@ class Batch:
     """``images`` (B, C, I, J, K) float32 and ``references`` (B, I, J, K) channels, both ``extent`` voxels large."""
 
     images: npt.NDArray[np.float32]
-    references: npt.NDArray[np.uint8]
+    references: npt.NDArray[np.uint8 | np.uint16]
 
 
 def load_batch(stored: Sequence[StoredCase], plan: Plan, step: int, extent: Triple) -> Batch:
@@ -39,26 +39,27 @@ def _case_at(count: int, plan: Plan, step: int, item: int) -> int:
 
 def _patch(
     case: StoredCase, plan: Plan, step: int, item: int, extent: Triple
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8 | np.uint16]]:
     random = np.random.default_rng((plan.seed, 2, step, item))
-    shape = case.reference.shape
+    stored_image, stored_reference, locations = case.image, case.reference, case.locations
+    shape = stored_reference.shape
     # Whole volumes that fit stay centred, moved by what the patch leaves free; larger ones are cut anywhere inside.
     free = [size - inner for size, inner in zip(shape, plan.patch_size, strict=True)]
     start = [int(random.integers(min(f, 0), max(f, 0) + 1)) for f in free]
-    if random.random() < plan.foreground_fraction and len(case.locations):
-        channel = random.choice(np.unique(case.locations[:, 0]))
-        rows = np.flatnonzero(case.locations[:, 0] == channel)
-        centre = case.locations[random.choice(rows), 1:]
+    if random.random() < plan.foreground_fraction and len(locations):
+        channel = random.choice(np.unique(locations[:, 0]))
+        rows = np.flatnonzero(locations[:, 0] == channel)
+        centre = locations[random.choice(rows), 1:]
         start = [
             int(np.clip(c - inner // 2, min(f, 0), max(f, 0)))
             for c, inner, f in zip(centre, plan.patch_size, free, strict=True)
         ]
     first = [s - (outer - inner) // 2 for s, outer, inner in zip(start, extent, plan.patch_size, strict=True)]
-    image = np.zeros((case.image.shape[0], *extent), np.float32)
-    reference = np.zeros(extent, case.reference.dtype)
+    image = np.zeros((stored_image.shape[0], *extent), np.float32)
+    reference = np.zeros(extent, stored_reference.dtype)
     inside = tuple(slice(max(f, 0), min(f + e, n)) for f, e, n in zip(first, extent, shape, strict=True))
     to = tuple(slice(s.start - f, s.stop - f) for s, f in zip(inside, first, strict=True))
     if all(s.stop > s.start for s in inside):
-        image[(slice(None), *to)] = case.image[(slice(None), *inside)]
-        reference[to] = case.reference[inside]
+        image[(slice(None), *to)] = stored_image[(slice(None), *inside)]
+        reference[to] = stored_reference[inside]
     return image, reference

@@ -1,5 +1,7 @@
 """From a scan to the plan's grid and intensities: the same function for training and inference."""
 
+import numpy as np
+
 from medseg.core.component import build
 from medseg.core.errors import DataError
 from medseg.core.geometry import order_between, resized, shape_at_spacing
@@ -8,8 +10,6 @@ from medseg.core.plan import Plan
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
 from medseg.data.resample import resample, resample_channels, spline_orders
-
-import numpy as np  # isort: skip
 
 
 def preprocess(volume: Volume, plan: Plan) -> Volume:

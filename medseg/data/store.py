@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +24,39 @@ LOCATIONS = 2_000  # voxels kept per structure and case, to centre patches on
 _PARTS = ("image", "reference", "locations")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class StoredCase:
-    """``image`` (C, I, J, K) float32 and ``reference`` (I, J, K) channels, both memory-mapped.
+    """A preprocessed case in files that begin with ``stem``.
 
-    ``locations`` (n, 4): channel, i, j, k of voxels inside structures.
+    Its arrays are memory-mapped anew each time they are asked for (0.1 ms): a map that stays open holds a file
+    descriptor, and a process often has 1,024 of those.
     """
 
     id: str
-    image: npt.NDArray[np.float32]
-    reference: npt.NDArray[np.uint8]
-    locations: npt.NDArray[np.int32]
+    stem: Path
+
+    @property
+    def image(self) -> npt.NDArray[np.float32]:
+        """(C, I, J, K), normalised."""
+        return self._open("image")
+
+    @property
+    def reference(self) -> npt.NDArray[np.uint8 | np.uint16]:
+        """(I, J, K), contiguous channels."""
+        return self._open("reference")
+
+    @property
+    def locations(self) -> npt.NDArray[np.int32]:
+        """(n, 4): channel, i, j, k of voxels inside structures."""
+        return self._open("locations")
+
+    def file(self, ending: str) -> Path:
+        """The case's file with this ending, such as ``image.npy``."""
+        return self.stem.with_name(f"{self.stem.name}.{ending}")
+
+    def _open(self, part: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(self.file(f"{part}.npy"), mmap_mode="r")
+        return array
 
 
 def store_key(plan: Plan) -> str:
@@ -45,7 +68,7 @@ def store_key(plan: Plan) -> str:
 def build_store(
     folder: Path, cases: Sequence[Case], plan: Plan, load: Load, *, progress: Progress = silent
 ) -> list[StoredCase]:
-    """Preprocess what is not there yet and open everything; ``load`` gives a case as preprocessed volume and channels.
+    """Preprocess what is not there yet; ``load`` gives a case as preprocessed volume and channels.
 
     A case counts as there when its record (written last) is: a killed run goes on where it stopped.
     """
@@ -54,22 +77,22 @@ def build_store(
 
     def ensure(case: Case) -> StoredCase:
         stem = hashlib.sha256(case.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        record = place / f"{stem}.json"
+        stored = StoredCase(case.id, place / stem)
+        record = stored.file("json")
         if not record.exists():
             image, reference = load(case)
             parts = (image.data, reference.data, _locations(reference, labels, stem))
             for name, array in zip(_PARTS, parts, strict=True):
-                write_durable(place / f"{stem}.{name}.npy", _npy(array))
+                write_durable(stored.file(f"{name}.npy"), _npy(array))
             write_json(record, {"case": case.id, "shape": list(reference.data.shape)})
-        image_, reference_, locations = (np.load(place / f"{stem}.{name}.npy", mmap_mode="r") for name in _PARTS)
-        return StoredCase(case.id, image_, reference_, locations)
+        return stored
 
-    stored = []
+    found = []
     with ThreadPoolExecutor(2) as pool:
         for done, item in enumerate(pool.map(ensure, cases), 1):
             progress("preprocess", done, len(cases))
-            stored.append(item)
-    return stored
+            found.append(item)
+    return found
 
 
 def _locations(reference: LabelMap, labels: Labels, stem: str) -> npt.NDArray[np.int32]:

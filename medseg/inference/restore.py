@@ -51,7 +51,8 @@ def restore(
             result[emitted:end] = _argmax(held, rows, in_plane).numpy()
             emitted = end
             if end < target[axis]:
-                drop = int(along[end].nonzero()[0].min()) - base
+                # Where planes are skipped, the next one needed may lie in a slab that has not come yet.
+                drop = min(int(along[end].nonzero()[0].min()) - base, held.shape[1])
                 held, base = held[:, drop:], base + drop
     assert emitted == target[axis], "the slabs do not cover the source"
     return np.moveaxis(result, 0, axis)

@@ -5,7 +5,7 @@ from xml.sax.saxutils import quoteattr
 
 from medseg.core.labels import Labels
 
-ECODE_CARET = 30
+ECODE = 0  # as TotalSegmentator writes it; Caret's own 30 makes nibabel 5.4 fail on reading the content
 MAX_TABLE_BYTES = 2**22
 
 

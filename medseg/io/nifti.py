@@ -13,7 +13,7 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import write_durable
 from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry
 from medseg.core.volume import LabelMap, Volume
-from medseg.io.label_table import ECODE_CARET, table_from_xml, table_to_xml
+from medseg.io.label_table import ECODE, table_from_xml, table_to_xml
 from medseg.io.nifti_header import (
     HEADER_SIZES,
     MAX_OFFSET,
@@ -78,7 +78,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> str:
     header = _new_header(label_map.geometry, np.dtype(np.uint8 if largest < 256 else np.uint16), 1)
     header.set_intent("label")
     if label_map.labels:
-        header.extensions.append(nib.nifti1.Nifti1Extension(ECODE_CARET, table_to_xml(label_map.labels)))
+        header.extensions.append(nib.nifti1.Nifti1Extension(ECODE, table_to_xml(label_map.labels)))
     return _write(path, header, data[np.newaxis])
 
 
@@ -96,7 +96,7 @@ def _pair(path: Path) -> tuple[Path, Path]:
     if suffix not in (".hdr", ".img"):
         return path, path
     other = {".hdr": ".img", ".img": ".hdr"}[suffix]
-    mates = [path.with_suffix(s) for s in (other, other.upper(), other.capitalize())]
+    mates = [path.with_suffix(s) for s in (other, other.upper(), other.title())]
     mate = next((m for m in mates if m.exists()), None)
     if mate is None:
         raise DataError(f"{shown(path)}: its {other} was not found beside it; a .hdr/.img pair needs both files")

@@ -112,7 +112,9 @@ def qform_affine(header: npt.NDArray[Any], name: str) -> Affine:
     bcd = np.array([header[f"quatern_{part}"] for part in "bcd"], float)
     norm = float(bcd @ bcd) if np.abs(bcd).max() < 2 else np.inf
     if not norm <= 1 + 1e-4:
-        raise GeometryError(f"{name}: qform quaternion is invalid: the squares of quatern_b, c, d must sum to at most 1")
+        raise GeometryError(
+            f"{name}: qform quaternion is invalid: the squares of quatern_b, c, d must sum to at most 1"
+        )
     if norm > 1:
         bcd /= np.sqrt(norm)
     rotation = quat2mat(np.r_[np.sqrt(max(0.0, 1.0 - bcd @ bcd)), bcd])

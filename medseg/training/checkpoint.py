@@ -38,12 +38,14 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, *, network: nn.Module, ema: Ema, optimizer: Optimizer) -> dict[str, Any] | None:
     """Restore the newest whole generation and return its facts with ``step``; None where there is none.
 
-    Raises ModelError if a whole checkpoint belongs to another network.
+    A generation that is not whole (killed between its two files, or damaged) loses its record, so that the next
+    checkpoint replaces it and not the whole one. Raises ModelError if a whole checkpoint belongs to another network.
     """
     for facts, generation in _readable(folder):
         file = folder / f"checkpoint-{generation}.safetensors"
-        if sha256_of(file) != facts["sha256"]:
-            continue  # killed between the two files, or damaged: the older generation is whole
+        if not file.is_file() or sha256_of(file) != facts["sha256"]:
+            (folder / f"checkpoint-{generation}.json").unlink()
+            continue
         tensors = safetensors.torch.load_file(file)
         try:
             network.load_state_dict(_part(tensors, "network."))
@@ -70,7 +72,7 @@ def _readable(folder: Path) -> list[tuple[dict[str, Any], str]]:
     for generation in GENERATIONS:
         try:
             facts = json.loads((folder / f"checkpoint-{generation}.json").read_text())
-            found.append((int(facts["step"]), facts, generation))
+            found.append((int(facts["step"]), {**facts, "sha256": str(facts["sha256"])}, generation))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return [(facts, generation) for _, facts, generation in sorted(found, key=lambda item: -item[0])]

@@ -1,6 +1,9 @@
-"""The device by name, checked before any work."""
+"""The device by name, checked before any work, and what it says when its memory runs out."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,7 +18,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", name):
         raise ConfigError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ResourceError(f"device {name}: no CUDA GPU is available here; use --device cpu (see `medseg info`)")
@@ -24,6 +27,20 @@ def choose_device(name: str) -> torch.device:
             f"device {name}: there are {torch.cuda.device_count()} GPU(s), numbered from 0; see `medseg info`"
         )
     return torch.device(name)
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Raise ResourceError where torch, in any of its ways, says that the memory of ``device`` does not suffice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        raise ResourceError(
+            f"{device}: out of memory; use a smaller plan.patch_size or plan.batch_size, fewer features, or a device "
+            "with more memory"
+        ) from error
 
 
 def bf16_pays(device: torch.device) -> bool:

@@ -32,7 +32,11 @@ def require_free(folder: Path, config: Config, *, resume: bool) -> None:
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise OutputError(f"{folder}: this folder is no medseg run (no config.yaml); choose another --output")
-    before = _flat(yaml.safe_load(stored.read_text(encoding="utf-8")))
+    try:
+        content = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise OutputError(f"{stored}: cannot be read ({str(error).splitlines()[0]}); choose another --output") from None
+    before = _flat(content)
     now = _flat(_plain(config))
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE)
     if changed:
@@ -48,17 +52,19 @@ def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Cas
     make_folder(folder)
     if not (folder / "config.yaml").exists():
         write_text(folder / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
-    if not (folder / "splits.json").exists():
-        write_json(folder / "splits.json", splits)
+    file = folder / "splits.json"
     try:
-        kept: list[Split] = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+        kept: list[Split] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         listed = {case for split in kept for side in ("train", "validation") for case in split[side]}
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'splits.json'}: not a list of train and validation cases ({error})") from None
-    new = sorted({case.id for case in cases} - listed) if kept else []
+        raise DataError(f"{file}: not a list of train and validation cases ({error})") from None
+    if not kept:  # the first start, or a run that has only been `final` so far
+        write_json(file, splits)
+        return splits
+    new = sorted({case.id for case in cases} - listed)
     if new:
         raise DataError(
-            f"{folder / 'splits.json'}: the dataset has gained {new[0]!r} since this run began; choose another --output"
+            f"{file}: the dataset has gained {new[0]!r} since this run began; choose another --output"
         )
     return kept
 

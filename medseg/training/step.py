@@ -68,7 +68,8 @@ def make_fabric(device: torch.device, precision: str) -> Any:
         warnings.simplefilter("ignore")  # Fabric's hints about other launchers
         from lightning.fabric import Fabric
 
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces each precision
+        for name in ("lightning", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they announce each precision
 
         accelerator = "cuda" if device.type == "cuda" else "cpu"
         devices: Any = [device.index or 0] if device.type == "cuda" else 1

@@ -143,7 +143,7 @@ class _Loaded:
         from medseg.inference.segment import segment
 
         clock = time.perf_counter()
-        volume = read_volume(scan)
+        volume = read_volume(scan, channels=self.model.plan.channels)
         seconds = {"read": time.perf_counter() - clock}
         try:
             found = segment(volume, self.model.plan, self.predict, progress=progress)

@@ -37,8 +37,8 @@ from medseg.report.training import TrainResult
 from medseg.statistics import summarise
 from medseg.training.device import choose_device
 from medseg.training.fit import draft_plan, fitted_plan, max_patch_voxels
-from medseg.training.log import read_log
-from medseg.training.loop import train_loop
+from medseg.training.log import read_log, write_log
+from medseg.training.loop import train_loop, validation_columns
 from medseg.training.run_folder import folder_of, require_free, save_plan, saved_plan, start_run
 from medseg.training.validation import mean_dice, seconds_per_case, trained_network, validate_case
 
@@ -148,8 +148,12 @@ class _Fold:
             progress=self.progress,
             on_row=lambda row: self.say(_row_line(row, self.plan)) if "val_dice" in row else None,
         )
-        save_curves(self.folder / "curves.png", read_log(self.folder / "log.csv", until=self.plan.steps))
         report = self._validate(held_out, state) if held_out else None
+        rows = read_log(self.folder / "log.csv", until=self.plan.steps)
+        if report is not None:
+            rows[-1] |= validation_columns({name: report.mean("dice", name) for name in report.labels.names})
+            write_log(self.folder / "log.csv", rows)
+        save_curves(self.folder / "curves.png", rows)
         self._save_model(state, report)
         return {} if report is None else {self.name: report}
 

@@ -1,90 +1,39 @@
-"""Every kind of NIfTI file in the group `nifti` of the policy on bad input, made byte by byte with nibabel and struct."""
+"""Every kind of NIfTI file in the group `nifti` of the policy on bad input."""
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-SHAPE = (24, 20, 16)
-MARKER = (5, 12, 9)
-ANGLE = np.radians(20)
-ROTATION = np.array(
-    [[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1.0]],
+from tests.io.made_nifti import (
+    MARKER,
+    OBLIQUE,
+    ROTATION,
+    SHAPE,
+    SPACING,
+    STRAIGHT,
+    Kind,
+    Made,
+    at,
+    encoded,
+    plain,
+    scan,
 )
-SPACING = np.array([1.5, 1.25, 3.0])
-OBLIQUE = nib.affines.from_matvec(ROTATION * SPACING, [-31.0, 17.5, 240.25])
-STRAIGHT = nib.affines.from_matvec(np.diag(SPACING), [-31.0, 17.5, 240.25])
 
 
-@dataclass(frozen=True)
-class Made:
-    """A file and the world position (mm) of its brightest voxel; None where only nibabel's own reading tells it."""
-
-    path: Path
-    marker_mm: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """``expected`` error, ok or warn; ``hint``: groups separated by ``; `` of words separated by ``/``."""
-
-    expected: str
-    hint: str
-    make: Callable[[Path], Made]
-
-
-def scan(shape: tuple[int, ...] = SHAPE, marker: tuple[int, ...] = MARKER, dtype: Any = np.int16) -> np.ndarray:
-    data = np.random.default_rng(0).integers(0, 90, shape).astype(dtype)
-    data[marker] = 120
-    return data
-
-
-def at(affine: np.ndarray, index: tuple[int, ...] = MARKER) -> tuple[float, float, float]:
-    x, y, z = nib.affines.apply_affine(affine, index[:3])
-    return float(x), float(y), float(z)
-
-
-def encoded(data: np.ndarray | None = None, affine: np.ndarray | None = OBLIQUE, kind: Any = nib.Nifti1Image, **fields: Any) -> bytes:
-    """A .nii file with both forms set (code 1) and then ``fields`` of the header overwritten; slices as ``pixdim_1``."""
-    image = kind(scan() if data is None else data, affine, dtype=(scan() if data is None else data).dtype)
-    if affine is not None:
-        image.set_sform(affine, 1)
-        image.set_qform(affine, 1)
-        image.header.set_xyzt_units("mm", "sec")
-    raw = bytearray(image.to_bytes())
-    return overwrite(raw, type(image.header), **fields)
-
-
-def overwrite(raw: bytearray | bytes, header_type: Any = nib.Nifti1Header, **fields: Any) -> bytes:
-    size = header_type.template_dtype.itemsize
-    header = np.frombuffer(bytes(raw[:size]), header_type.template_dtype).copy()[0]
-    for field, value in fields.items():
-        name, _, index = field.rpartition("_")
-        if index.isdigit():
-            header[name][int(index)] = value
-        else:
-            header[field] = value
-    return header.tobytes() + bytes(raw[size:])
-
-
-def plain(content: Callable[[], bytes], *, name: str = "scan.nii", marker: Any = None) -> Callable[[Path], Made]:
-    def make(folder: Path) -> Made:
-        (folder / name).write_bytes(content())
-        return Made(folder / name, marker)
-
-    return make
+def gz(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
 
 
 def packed(content: Callable[[], bytes], *, name: str = "scan.nii.gz", marker: Any = None) -> Callable[[Path], Made]:
-    return plain(lambda: gzip.compress(content(), 1, mtime=0), name=name, marker=marker)
+    return plain(lambda: gz(content()), name=name, marker=marker)
 
 
-def good(make: Callable[[], bytes], marker: Any = at(OBLIQUE), **kwargs: Any) -> Kind:
-    return Kind("ok", "", packed(make, marker=marker, **kwargs))
+def good(make: Callable[[], bytes], affine: np.ndarray = OBLIQUE, index: Any = MARKER, **kwargs: Any) -> Kind:
+    return Kind("ok", "", packed(make, marker=at(affine, index), **kwargs))
 
 
 def bad(hint: str, make: Callable[[], bytes]) -> Kind:
@@ -162,10 +111,6 @@ def flip_bit(content: bytes, at_fraction: float = 0.6) -> bytes:
     return bytes(flipped)
 
 
-def gz(content: bytes) -> bytes:
-    return gzip.compress(content, 1, mtime=0)
-
-
 def raw_gz(hint: str, make: Callable[[], bytes], name: str = "scan.nii.gz") -> Kind:
     """The bytes of a .nii.gz as they are."""
     return Kind("error", hint, plain(make, name=name))
@@ -207,7 +152,7 @@ def conflicting_spacing() -> bytes:
     return image.to_bytes()
 
 
-TURN = nib.affines.from_matvec(ROTATION @ ROTATION[:, [0, 1, 2]], [0, 0, 0])
+TURN = nib.affines.from_matvec(ROTATION, [0, 0, 0])
 DIM, ZERO_SFORM = "dim/shape/size/truncat/expected", {f"srow_{axis}": 0.0 for axis in "xyz"}
 FAR = nib.affines.from_matvec(ROTATION * SPACING, [1e5, -1e5, 1e5])
 FLAT = nib.affines.from_matvec(ROTATION * [0.4, 0.4, 12.0], [3.0, 4.0, 5.0])
@@ -217,8 +162,8 @@ KINDS: dict[str, Kind] = {
     "n-good-nii": Kind("ok", "", plain(encoded, marker=at(OBLIQUE))),
     "n-good-upper": good(encoded, name="SCAN.NII.GZ"),
     "n-oblique": good(encoded),
-    "n-las": good(lambda: reoriented("LAS"), at(STRAIGHT)),
-    "n-pir": good(lambda: reoriented("PIR"), at(STRAIGHT)),
+    "n-las": good(lambda: reoriented("LAS"), STRAIGHT),
+    "n-pir": good(lambda: reoriented("PIR"), STRAIGHT),
     **{
         f"n-dtype-{name}": good(lambda name=name: encoded(scan(dtype=name)))
         for name in ("uint8", "uint16", "int32", "float32", "float64", "int8")
@@ -237,7 +182,9 @@ KINDS: dict[str, Kind] = {
     "n-units-metre": bad("unit/spacing", lambda: encoded(xyzt_units=1)),
     "n-units-micron": bad("unit/spacing", lambda: encoded(xyzt_units=3)),
     "n-noform": Kind("warn", "", packed(lambda: encoded(sform_code=0, qform_code=0))),
-    "n-sform-singular": bad("sform/affine/singular/determinant", lambda: encoded(srow_y=[1, 1, 1, 0], srow_x=[1, 1, 1, 0])),
+    "n-sform-singular": bad(
+        "sform/affine/singular/determinant", lambda: encoded(srow_y=[1, 1, 1, 0], srow_x=[1, 1, 1, 0])
+    ),
     "n-sform-zero": bad("sform/affine/singular/determinant", lambda: encoded(**ZERO_SFORM)),
     "n-sform-nan": bad("sform/affine/finite/nan", lambda: encoded(srow_x=[np.nan, 0, 0, 0])),
     "n-sform-inf-offset": bad("sform/affine/finite/inf", lambda: encoded(srow_z_3=np.inf)),
@@ -302,11 +249,11 @@ KINDS: dict[str, Kind] = {
     "n-float-extreme": bad("range/intensit/finite/overflow", lambda: floats((1, 2, 3), 3e38)),
     "n-float-negative-extreme": bad("range/intensit/finite/overflow", lambda: floats((1, 2, 3), -1e30)),
     "n-constant": Kind("warn", "", packed(lambda: encoded(np.full(SHAPE, 7, np.int16)), marker=None)),
-    "n-one-slice": good(lambda: small((24, 20, 1)), at(OBLIQUE, (12, 10, 0))),
-    "n-one-voxel": good(lambda: small((1, 1, 1)), at(OBLIQUE, (0, 0, 0))),
-    "n-tiny": good(lambda: small((3, 2, 4)), at(OBLIQUE, (1, 1, 2))),
-    "n-anisotropic": good(lambda: encoded(affine=FLAT), at(FLAT)),
-    "n-far-origin": good(lambda: encoded(affine=FAR), at(FAR)),
+    "n-one-slice": good(lambda: small((24, 20, 1)), index=(12, 10, 0)),
+    "n-one-voxel": good(lambda: small((1, 1, 1)), index=(0, 0, 0)),
+    "n-tiny": good(lambda: small((3, 2, 4)), index=(1, 1, 2)),
+    "n-anisotropic": good(lambda: encoded(affine=FLAT), FLAT),
+    "n-far-origin": good(lambda: encoded(affine=FAR), FAR),
     "n-bomb-dims": raw_gz(
         "too large/limit/memory/size/trailing", lambda: bomb(encoded(dim=[3, 1024, 1024, 512, 1, 1, 1, 1])[:352])
     ),

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from medseg.core.errors import DataError, GeometryError, MedsegError
 from medseg.io.nifti import read_nifti
 from medseg.io.reading import read_volume
-from tests.io.bad_nifti import MARKER, OBLIQUE, SHAPE, STRAIGHT, at, big_endian, encoded, four_d, scan
+from tests.io.bad_nifti import big_endian, four_d
+from tests.io.made_nifti import MARKER, OBLIQUE, SHAPE, STRAIGHT, at, encoded, scan
 
 
 def random_affine(seed: int) -> np.ndarray:
@@ -59,7 +60,9 @@ def test_every_real_file_reads_equal_to_nibabel(real_data: Path) -> None:
 
 def test_a_quaternion_near_a_half_turn_may_round_without_a_conflict(tmp_path: Path) -> None:
     """float32 quaternions of a nearly LPS grid are wrong by 0.02 degrees; a long scan is still one scan."""
-    affine = nib.affines.from_matvec(Rotation.from_euler("zx", [179.99, 0.01], degrees=True).as_matrix() * [0.4, 0.4, 1.0])
+    affine = nib.affines.from_matvec(
+        Rotation.from_euler("zx", [179.99, 0.01], degrees=True).as_matrix() * [0.4, 0.4, 1.0]
+    )
     image = nib.Nifti1Image(np.broadcast_to(np.arange(600, dtype=np.int16)[:, None, None], (600, 600, 3)), affine)
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
@@ -74,7 +77,7 @@ def test_pixdim_0_of_zero_counts_as_one_in_a_lone_qform(tmp_path: Path) -> None:
 
 def test_a_stale_spacing_beside_a_lone_sform_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(encoded(pixdim_3=1.0, qform_code=0))
-    with pytest.raises(GeometryError, match="pixdim.*sform"):
+    with pytest.raises(GeometryError, match=r"pixdim.*sform"):
         read_volume(tmp_path / "scan.nii")
 
 
@@ -92,7 +95,9 @@ def test_channels_keep_their_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.data, np.moveaxis(data, 3, 0))
 
 
-@pytest.mark.parametrize(("dtype", "slope", "kept"), [("i2", 1, "i2"), ("i2", 0.5, "f4"), ("f4", 1, "f4"), ("f8", 1, "f4")])
+@pytest.mark.parametrize(
+    ("dtype", "slope", "kept"), [("i2", 1, "i2"), ("i2", 0.5, "f4"), ("f4", 1, "f4"), ("f8", 1, "f4")]
+)
 def test_scaled_and_wider_intensities_become_float32(dtype: str, slope: float, kept: str, tmp_path: Path) -> None:
     data = scan(dtype=dtype)
     (tmp_path / "scan.nii").write_bytes(encoded(data, scl_slope=slope, scl_inter=-3 if slope != 1 else 0))
@@ -103,7 +108,7 @@ def test_scaled_and_wider_intensities_become_float32(dtype: str, slope: float, k
 
 def test_more_voxels_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(encoded())
-    with pytest.raises(DataError, match="too large.*7680 voxels"):
+    with pytest.raises(DataError, match=r"too large.*7680 voxels"):
         read_volume(tmp_path / "scan.nii", max_voxels=7679)
     assert read_nifti(tmp_path / "scan.nii", max_voxels=7680).data.size == 7680
 
@@ -165,7 +170,14 @@ def test_a_cut_at_any_length_is_refused(tmp_path: Path) -> None:
 def test_a_mutated_header_is_refused_or_read_as_nibabel_reads_it(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     path = tmp_path / "scan.nii"
-    bases = [encoded(), encoded(kind=nib.Nifti2Image), big_endian(), encoded(qform_code=0), encoded(sform_code=0), four_d(2)]
+    bases = [
+        encoded(),
+        encoded(kind=nib.Nifti2Image),
+        big_endian(),
+        encoded(qform_code=0),
+        encoded(sform_code=0),
+        four_d(2),
+    ]
     compared = 0
     for n in range(500):
         mutant = bytearray(bases[n % len(bases)])

@@ -12,7 +12,8 @@ import pytest
 
 from medseg.core.errors import DataError
 from medseg.io.reading import read_volume
-from tests.io.bad_nifti import KINDS, Kind
+from tests.io.bad_nifti import KINDS
+from tests.io.made_nifti import Kind
 
 BAD = {name: kind for name, kind in KINDS.items() if kind.expected == "error"}
 GOOD = {name: kind for name, kind in KINDS.items() if kind.expected != "error"}
@@ -61,7 +62,9 @@ def test_a_bomb_takes_no_memory(name: str, tmp_path: Path) -> None:
         "except Exception as error: print(type(error).__name__)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30, check=True
+    )
     error, mebibytes = result.stdout.split()
     assert error == "DataError"
     assert int(mebibytes) < 400

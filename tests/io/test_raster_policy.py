@@ -8,8 +8,8 @@ import pytest
 
 from medseg.core.errors import DataError
 from medseg.io.reading import read_volume
-from tests.io.bad_nifti import Kind
 from tests.io.bad_raster import PATHS, RASTER
+from tests.io.made_nifti import Kind
 
 KINDS = RASTER | PATHS
 BAD = {name: kind for name, kind in KINDS.items() if kind.expected == "error"}

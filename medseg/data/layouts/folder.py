@@ -25,9 +25,13 @@ def folder(config: DataConfig) -> list[Case]:
 def _by_id(where: Path, kind: str, *, folders: bool) -> dict[str, Path]:
     if not where.is_dir():
         raise DataError(f"{where}: this folder of {kind}s does not exist; set data.{kind}s")
+    try:
+        entries = sorted(where.iterdir())
+    except OSError as error:
+        raise DataError(f"{where}: this folder of {kind}s cannot be read ({error.strerror})") from None
     found = [
         path
-        for path in sorted(where.iterdir())
+        for path in entries
         if not path.name.startswith(".")
         and (path.is_dir() if folders and not has_image_suffix(path.name) else has_image_suffix(path.name))
         and path.suffix.lower() != ".img"  # the other half of an .hdr pair

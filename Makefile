@@ -1,0 +1,30 @@
+# `make demo` and `make test` are all that a fresh machine needs: each makes .venv, installs, and runs.
+PY ?= python3
+V ?= .venv
+STAMP = $(V)/.medseg-installed
+PYTEST = $(V)/bin/pytest
+
+.PHONY: demo test test-slow lint clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PY) -m venv $(V)
+	$(V)/bin/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(V)/bin/medseg demo --force
+
+test: $(STAMP)
+	$(PYTEST) -m 'not slow'
+	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow --timeout 1800
+
+lint: $(STAMP)
+	$(V)/bin/ruff check .
+	$(V)/bin/ruff format --check .
+	$(V)/bin/mypy
+
+clean:
+	rm -rf $(V) demo .mypy_cache .ruff_cache
