@@ -1,8 +1,12 @@
 """The command line: its verbs, and what becomes of their errors."""
 
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +20,7 @@ from medseg.cli.info import info
 from medseg.cli.phantom import phantom
 from medseg.cli.train import train
 from medseg.core.errors import MedsegError
+from medseg.core.files import DISK_FULL
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click from 0.29 on
 app = typer.Typer(
@@ -58,18 +63,23 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in options[:end]
     options = [o for n, o in enumerate(options) if n >= end or o != "--debug"]
     try:
-        result = app(args=options, prog_name="medseg", standalone_mode=False)
-        return int(result) if isinstance(result, int) else 0
+        with _sigterm_as_exception():
+            result = app(args=options, prog_name="medseg", standalone_mode=False)
+            sys.stdout.flush()
+            return int(result) if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except UsageError as error:
         error.show()
         return 2
+    except _Terminated:
+        error_line("stopped")
+        return 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
         error_line("interrupted")
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        _drop_output()
         return 0
     except MedsegError as error:
         if debug:
@@ -84,7 +94,38 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            _drop_output()
+            error_line(f"the disk is full ({error.strerror}); free some space and run again")
+            return 5
         error_line(
             f"unexpected {type(error).__name__}: {error} - this is a bug in medseg; run again with --debug and report it"
         )
         return 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised where the work stands, so that temporary files go as after any error."""
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """For the block, SIGTERM raises _Terminated. Outside the main thread, where that cannot be, nothing changes."""
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere, or Python would fail on it a second time while it exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

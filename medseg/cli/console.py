@@ -1,6 +1,7 @@
 """How the command line speaks: results on stdout, everything else on stderr."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,9 +40,9 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
 
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[Progress]:
-    """A bar per stage on stderr where that is a terminal; elsewhere, and with ``quiet``, nothing moves."""
+    """A bar per stage on stderr where that is a terminal, elsewhere a plain line now and then; nothing with ``quiet``."""
     if quiet or not sys.stderr.isatty():
-        yield silent
+        yield silent if quiet else plain_lines()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -56,3 +57,16 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
             bars.update(tasks[stage], completed=done, total=total, visible=done < total)
 
         yield show
+
+
+def plain_lines(seconds: float = 30.0) -> Progress:
+    """Progress for a log file: a line for a stage at most every so many ``seconds``, none for a stage that is quick."""
+    said: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - said.setdefault(stage, now) >= seconds:
+            said[stage] = now
+            note_line(f"{stage}: {done} of {total}")
+
+    return show

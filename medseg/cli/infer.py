@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,37 +26,34 @@ def infer(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
-    from medseg.cli.console import error_line, note_line, print_table, progress_bars
+    from medseg.cli.console import error_line, note_line, print_table, printable, progress_bars
     from medseg.workflows.infer import infer_scans
 
     say = (lambda line: None) if quiet else note_line
-    results, failures = [], []
+    manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory
+    failures = []
     with progress_bars(quiet=quiet) as progress:
         for item in infer_scans(
             scans, model=model, output=output, force=force, device=device, progress=progress, say=say
         ):
-            if item.error is not None:
-                failures.append(item)
+            if item.result is not None:
+                manifests.append(item.result.manifest)
+            elif item.error is not None:
+                failures.append((item.scan, item.error))
                 if len(scans) > 1:
                     error_line(str(item.error))
-            else:
-                assert item.result is not None
-                results.append(item.result)
-    if len(scans) == 1 and failures:
-        assert failures[0].error is not None
-        raise failures[0].error
     if as_json:
-        records = [result.manifest for result in results]
-        failed = [{"scan": str(item.scan), "error": str(item.error)} for item in failures]
-        print(json.dumps({"results": records, "failed": failed}, indent=2, ensure_ascii=True))
-    else:
-        for result in results:
-            rows = [[name, f"{ml:.2f}"] for name, ml in result.volumes_ml.items()]
-            if not quiet:
-                print_table("", ["structure", "volume mL"], rows)
-                for warning in result.warnings:
-                    note_line(f"warning: {warning}")
-            print(result.path)
+        failed = [{"scan": str(scan), "error": str(error)} for scan, error in failures]
+        print(json.dumps({"results": manifests, "failed": failed}, indent=2, ensure_ascii=True))
+    if len(scans) == 1 and failures:
+        raise failures[0][1]
+    for manifest in () if as_json else manifests:
+        if not quiet:
+            rows = [[name, f"{ml:.2f}"] for name, ml in manifest["volumes_ml"].items()]
+            print_table("", ["structure", "volume mL"], rows)
+            for warning in manifest["warnings"]:
+                note_line(f"warning: {warning}")
+        print(printable(manifest["label_map"]["path"]))
     if not quiet:
         note_line("Not a medical device.")
     return 1 if failures else 0

@@ -4,6 +4,7 @@ import math
 import re
 from copy import deepcopy
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -193,7 +194,7 @@ def config_from(content: dict[str, Any], source: str = "config", document: Docum
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(e, document) for e in error.errors()]
+        problems = [_problem(e, document) for e in _telling(error.errors())]
         raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from None
 
 
@@ -212,7 +213,7 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> None:
         if isinstance(section, dict):
             for key in keys:
                 if isinstance(section.get(key), str):
-                    section[key] = str(folder / Path(section[key]).expanduser())
+                    section[key] = str(folder / _path(section[key], key))
 
 
 def _set(content: dict[str, Any], key: str, text: str) -> None:
@@ -224,13 +225,41 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
             raise ConfigError(f"--set {key}={text}: {section} is not a section")
     value = parse_scalar(text)
     is_path = key in ("data.root", "data.images", "data.labels", "output")
-    target[last] = str(Path(text).expanduser().absolute()) if is_path and value is not None else value
+    target[last] = str(_path(text, f"--set {key}").absolute()) if is_path and value is not None else value
+
+
+def _path(text: str, key: str) -> Path:
+    """``text`` as a path, a leading ``~`` as the home folder. Raises ConfigError for what cannot be one."""
+    try:
+        if "\0" in text:
+            raise ValueError("it holds a null character")
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{key}: {text!r} is no path: {str(error).rstrip('.')}") from None
+
+
+def _telling(errors: list[Any]) -> list[Any]:
+    """Of the errors of one key, which may be `auto` or several other things, those nearest to what was written."""
+    by_key: dict[str, list[Any]] = {}
+    for error in errors:
+        key = list(takewhile(lambda part: isinstance(part, str) and not _is_union_tag(part), error["loc"]))
+        by_key.setdefault(".".join(map(str, key)), []).append(error)
+    kept = []
+    for of_key in by_key.values():
+        meant = [e for e in of_key if e["type"] != "literal_error" or isinstance(e["input"], str)] or of_key
+        if any(e["type"] == "extra_forbidden" for e in meant):
+            kept += meant
+        else:
+            deepest = max(len(e["loc"]) for e in meant)
+            kept += [e for e in meant if len(e["loc"]) == deepest]
+    return kept
 
 
 def _problem(error: Any, document: Document | None) -> str:
     keys = [str(part) for part in error["loc"] if not _is_union_tag(part)]
     where = ".".join(keys)
-    line = document.line_of(keys) if document else None
+    about_labels = not keys and error["msg"].startswith("Value error, labels:")
+    line = document.line_of(["labels"] if about_labels else keys) if document else None
     at = f"line {line}: " if line else ""
     if error["type"] == "extra_forbidden":
         near = get_close_matches(keys[-1], _known_keys(keys[:-1]), 1, 0.5)
@@ -238,10 +267,11 @@ def _problem(error: Any, document: Document | None) -> str:
             f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(keys[:-1]))}"
         )
     if error["type"] == "missing":
-        return f"{where} is missing; it is required"
+        return f"{at}{where} is missing; it is required"
     message = error["msg"].removeprefix("Value error, ")
     got = error.get("input")
-    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | list) or got is None else ""
+    named = isinstance(got, str) and repr(got) in message
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | list | None) and not named else ""
     if isinstance(got, float) and not math.isfinite(got):
         message = "must be a finite number"
     return f"{at}{where}: {message}{shown}" if where else f"{at}{message}"
@@ -249,7 +279,7 @@ def _problem(error: Any, document: Document | None) -> str:
 
 def _is_union_tag(part: Any) -> bool:
     return not isinstance(part, int) and bool(
-        re.search(r"[\[(]|^(int|float|str|literal|constrained|Component)$", str(part))
+        re.search(r"[\[(]|^(int|float|str|literal|constrained-.*|Component)$", str(part))
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from medseg.core.errors import MedsegError, OutputError, ResourceError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp", re.DOTALL)
 
@@ -179,11 +179,12 @@ def run_lock(folder: Path) -> Iterator[None]:
     lock = folder / "run.lock"
     try:
         handle = _take(lock, folder)
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
     except OSError as error:
         raise _explained(error, folder) from error
     try:
+        with suppress(OSError):  # the number only serves the message to others
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
         _clear_unfinished(folder)
         yield
     finally:
@@ -209,6 +210,7 @@ def _take(lock: Path, folder: Path) -> int:
 
 
 def _locked(handle: int) -> bool:
+    """True once this process holds the lock, and on a file system without locks: better unguarded than unusable."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -219,10 +221,7 @@ def _locked(handle: int) -> bool:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in (
-            errno.ENOSYS,
-            errno.ENOTSUP,
-        )  # no locks on this file system: better unguarded than unusable
+        return error.errno in (errno.ENOSYS, errno.ENOTSUP)
     return True
 
 
@@ -252,6 +251,8 @@ def _temporary(path: Path, suffix: str = "tmp") -> Path:
 
 
 def _alive(process: int) -> bool:
+    if sys.platform == "win32":  # where os.kill ends a process, whatever the signal
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -271,7 +272,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> MedsegError:
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         free = _free_bytes(path)
         return ResourceError(
             f"{path}: the disk is full ({free}); free some space and run again, nothing was overwritten"

@@ -55,6 +55,8 @@ class Labels:
         """
         taken: dict[int, str] = {}
         for name, value in mapping.items():
+            if not name.strip() or not name.isprintable():
+                raise ConfigError(f"labels: {name!r} is no name; give the structure of value {value} one")
             if value in taken:
                 raise ConfigError(
                     f"labels: {taken[value]!r} and {name!r} have the same value {value}; each needs its own"

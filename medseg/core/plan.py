@@ -1,6 +1,7 @@
 """The fingerprint (measured) and the plan (decided); both go to JSON and back without loss."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +9,11 @@ from medseg.core.component import Component
 from medseg.core.errors import ModelError
 
 FORMAT_VERSION = 1
+MAX_PATCH_VOXELS = 2**28
+Count = Annotated[int, Field(ge=1)]
+Axis = Annotated[int, Field(ge=0, le=2)]
+Size = Annotated[int, Field(ge=1, le=4096)]
+Mm = Annotated[float, Field(gt=0, le=1000)]
 Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
 
@@ -54,12 +60,12 @@ class Plan(_Frozen):
 
     format_version: int = FORMAT_VERSION
     dimensions: Literal[2, 3]
-    slice_axis: int | None
-    spacing_mm: TripleMm
-    patch_size: Triple
-    batch_size: int
+    slice_axis: Axis | None
+    spacing_mm: tuple[Mm, Mm, Mm]
+    patch_size: tuple[Size, Size, Size]
+    batch_size: Count
     architecture: Component
-    channels: int
+    channels: Count
     labels: dict[str, int]
     modality: str
     intensity: tuple[Intensity, ...]
@@ -67,12 +73,12 @@ class Plan(_Frozen):
     optimizer: Component
     schedule: Component
     learning_rate: float
-    steps: int
-    validate_every: int
+    steps: Count
+    validate_every: Count
     validation_cases: int = Field(description="cases per validation while training; the last one takes all")
     ema: float
     foreground_fraction: float
-    mirror_axes: tuple[int, ...]
+    mirror_axes: tuple[Axis, ...]
     precision: Literal["f32", "bf16"]
     seed: int
     reasons: dict[str, str]
@@ -87,3 +93,15 @@ class Plan(_Frozen):
                     f"plan format version {found} is newer than this medseg reads ({FORMAT_VERSION}); upgrade medseg"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Plan":
+        if len(self.intensity) != self.channels:
+            raise ValueError(f"intensity has {len(self.intensity)} entries for {self.channels} channel(s)")
+        if (self.dimensions == 2) != (self.slice_axis is not None):
+            raise ValueError(f"slice_axis {self.slice_axis} does not fit {self.dimensions} dimensions")
+        if self.slice_axis is not None and self.patch_size[self.slice_axis] != 1:
+            raise ValueError(f"patch_size {self.patch_size} must be 1 along slice_axis {self.slice_axis}")
+        if math.prod(self.patch_size) > MAX_PATCH_VOXELS:
+            raise ValueError(f"patch_size {self.patch_size} holds more than {MAX_PATCH_VOXELS} voxels")
+        return self

@@ -62,7 +62,9 @@ class LabelMap:
         """Volume in millilitres of each named structure; 0.0 where it has no voxel. Needs ``labels``."""
         if self.labels is None:
             raise GeometryError("volumes by structure need labels; this label map has none")
-        voxels = np.bincount(self.data.ravel(), minlength=max(self.labels.values) + 1)
+        size = max(self.labels.values) + 1
+        # Slice by slice: bincount turns what it is given into 8 bytes a voxel.
+        voxels = np.sum([np.bincount(part.ravel(), minlength=size)[:size] for part in self.data], axis=0)
         return {s.name: float(voxels[s.value] * self.geometry.voxel_volume_ml) for s in self.labels.structures}
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """From a fingerprint to a plan: published rules first, then a network that fits the time."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,24 +132,23 @@ def _stages(
 
 
 @dataclass(frozen=True)
-class Size:
-    """One rung of the ladder of networks: features of the first stage, and the batch."""
+class Rung:
+    """A network of the ladder: ``features`` of its first stage, and one instead of two convolutions where it is ``light``.
+
+    A light network halves the work at full resolution, where most of it lies.
+    """
 
     features: int
-    batch_size: int
+    light: bool = False
 
 
-Measure = Callable[[Component, Size, str], float]
-"""Seconds of one training step with an architecture, a size and a precision, on the training device."""
-
-
-def architecture_for(config: Config, frame: Frame, features: int) -> Component:
-    """The network of ``frame`` with ``features`` in its first stage; options given in the config overrule."""
+def architecture_for(config: Config, frame: Frame, rung: Rung) -> Component:
+    """The network of ``frame`` and ``rung``; options given in the config overrule."""
     name = config.plan.architecture.name
     stages = len(frame.strides)
     most = 320 if frame.dimensions == 3 else 512
     options: dict[str, object] = {
-        "features": [min(features * 2**s, most) for s in range(stages)],
+        "features": [min(rung.features * 2**s, most) for s in range(stages)],
         "kernel_sizes": [list(k) for k in frame.kernel_sizes],
         "strides": [list(s) for s in frame.strides],
     }
@@ -157,8 +156,8 @@ def architecture_for(config: Config, frame: Frame, features: int) -> Component:
         options["blocks_per_stage"] = [1, 3, 4, 6, 6, 6][:stages]
         options["decoder_convs_per_stage"] = [1] * (stages - 1)
     elif name == "unet":
-        options["convs_per_stage"] = [2] * stages
-        options["decoder_convs_per_stage"] = [2] * (stages - 1)
+        options["convs_per_stage"] = [1 if rung.light else 2] + [2] * (stages - 1)
+        options["decoder_convs_per_stage"] = [2] * (stages - 2) + [1 if rung.light else 2] if stages > 1 else []
     return Component(name=name, options={**options, **config.plan.architecture.options})
 
 

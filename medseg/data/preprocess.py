@@ -22,9 +22,10 @@ def preprocess(volume: Volume, plan: Plan) -> Volume:
     ras = volume.canonical()
     shape = shape_at_spacing(ras.geometry, plan.spacing_mm)
     orders = spline_orders(ras.geometry.spacing_mm)
+    # One memory layout first: sums and products would otherwise round differently for each storage order.
     data = np.stack(
         [
-            resample(build("intensity", INTENSITIES, intensity.scheme)(channel), shape, orders)
+            resample(build("intensity", INTENSITIES, intensity.scheme)(np.ascontiguousarray(channel)), shape, orders)
             for channel, intensity in zip(ras.data, plan.intensity, strict=True)
         ]
     )

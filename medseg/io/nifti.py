@@ -66,9 +66,16 @@ def label_names_from_nifti(path: Path) -> dict[str, int] | None:
 def write_label_map(path: Path, label_map: LabelMap) -> str:
     """Write ``label_map`` voxel for voxel on its own grid as .nii.gz or .nii; return the file's sha256.
 
-    uint8 or uint16 by its values, NIfTI intent 1002 (label), the structure names in the header. The bytes depend on the
-    content alone. Raises ConfigError for another suffix, DataError for values that are no labels, OutputError and
-    ResourceError as ``write_durable`` does.
+    Raises what ``label_map_bytes`` raises, and OutputError and ResourceError as ``write_durable`` does.
+    """
+    return write_durable(path, label_map_bytes(path, label_map))
+
+
+def label_map_bytes(path: Path, label_map: LabelMap) -> bytes:
+    """What ``write_label_map`` writes to ``path``: gzip where the name ends in .gz; the bytes depend on the content alone.
+
+    uint8 or uint16 by its values, NIfTI intent 1002 (label), the structure names in the header. Raises ConfigError for
+    another suffix than .nii.gz or .nii, DataError for values that are no labels.
     """
     data = label_map.data
     low, high = int(data.min()), int(data.max())
@@ -79,7 +86,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> str:
     header.set_intent("label")
     if label_map.labels:
         header.extensions.append(nib.nifti1.Nifti1Extension(ECODE, table_to_xml(label_map.labels)))
-    return _write(path, header, data[np.newaxis])
+    return _encoded(path, header, data[np.newaxis])
 
 
 def write_volume(path: Path, volume: Volume) -> str:
@@ -87,7 +94,7 @@ def write_volume(path: Path, volume: Volume) -> str:
     kept: dict[Any, type] = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}
     dtype = np.dtype(kept.get(volume.data.dtype, volume.data.dtype))
     header = _new_header(volume.geometry, dtype, volume.channels)
-    return _write(path, header, volume.data)
+    return write_durable(path, _encoded(path, header, volume.data))
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -166,7 +173,7 @@ def _new_header(geometry: Geometry, dtype: np.dtype[Any], channels: int) -> nib.
     return header
 
 
-def _write(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> str:
+def _encoded(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> bytes:
     lower = path.name.lower()
     if not lower.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"{shown(path)}: unknown suffix for a NIfTI file; name it .nii.gz or .nii")
@@ -176,7 +183,7 @@ def _write(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> str:
             _encode(packed, header, data)
     else:
         _encode(content, header, data)
-    return write_durable(path, content.getvalue())
+    return content.getvalue()
 
 
 def _encode(file: Any, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> None:

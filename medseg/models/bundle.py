@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from medseg.core.component import Component
-from medseg.core.errors import ModelError
+from medseg.core.errors import MedsegError, ModelError
 from medseg.core.files import sha256_of, staged_folder, write_durable, write_json, write_text
 from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
@@ -94,8 +94,12 @@ def save_model(folder: Path, card: ModelCard, states: Mapping[str, Mapping[str, 
 
 def read_card(folder: Path) -> ModelCard:
     """model.json of a model folder, checked. Raises ModelError naming the folder and what to do."""
-    if not folder.exists():
-        raise ModelError(f"{folder}: this model folder does not exist; {HOW_TO_GET_ONE}")
+    try:
+        if not folder.exists():
+            raise ModelError(f"{folder}: this model folder does not exist; {HOW_TO_GET_ONE}")
+        holds_nothing = folder.is_dir() and not any(folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder}: this model folder cannot be read ({error.strerror or error})") from None
     if not folder.is_dir():
         raise ModelError(
             f"{folder}: not a medseg model: a model is a folder with model.json and safetensors. Checkpoint, pickle and "
@@ -103,21 +107,26 @@ def read_card(folder: Path) -> ModelCard:
         )
     file = folder / "model.json"
     if not file.is_file():
-        what = "is empty" if not any(folder.iterdir()) else "has no model.json (the model's metadata and config)"
-        raise ModelError(f"{folder}: not a medseg model folder: it {what}; {HOW_TO_GET_ONE}")
+        what = "is empty" if holds_nothing else "has no model.json (the model's metadata and config)"
+        inside = folder / "model"
+        hint = f"did you mean {inside}?" if (inside / "model.json").is_file() else HOW_TO_GET_ONE
+        raise ModelError(f"{folder}: not a medseg model folder: it {what}; {hint}")
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{file}: larger than {MAX_JSON_BYTES} bytes; this is no model.json")
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
+        if isinstance(version, int | float | str) and version not in range(1, FORMAT_VERSION + 1):
             raise ModelError(
-                f"{file}: format version {version} is newer than this medseg reads ({FORMAT_VERSION}); upgrade medseg"
+                f"{file}: format version {version!r} is not {FORMAT_VERSION}, which this medseg reads; a newer model needs "
+                "a newer medseg"
             )
         card = ModelCard.model_validate(content)
         if card.plan.labels != card.labels:
             raise ModelError(f"{file}: labels {card.labels} differ from the plan's labels {card.plan.labels}")
         Labels.from_mapping(card.labels)
+    except MedsegError as error:
+        raise ModelError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file}: not a model.json that medseg can read: {_first_problem(error)}") from None
     if not card.weights:
@@ -140,13 +149,11 @@ def load_model(folder: Path) -> Model:
         file = folder / name
         if not file.is_file():
             raise ModelError(f"{file}: weights file missing; copy the model folder again")
+        network = _planned(card.plan, folder / "model.json")
         try:
-            network = network_for(card.plan)
             _fill(network, file, card)
         except ModelError as error:
             raise ModelError(f"{file}: {'' if _intact(file, expected) else _DAMAGED + '; '}{error}") from None
-        except Exception as error:  # the plan's numbers need not make a network
-            raise ModelError(f"{folder}: the plan's architecture cannot be built: {error}") from None
         if not _intact(file, expected):
             raise ModelError(f"{file}: {_DAMAGED}; copy the model folder again")
         networks.append(network)
@@ -168,6 +175,23 @@ _DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights
 
 def _intact(file: Path, expected: str) -> bool:
     return sha256_of(file) == expected
+
+
+def _planned(plan: Plan, source: Path) -> nn.Module:
+    """The plan's network without weights: shapes only, so that a plan takes no memory before its weights prove it.
+
+    Raises ModelError where it cannot be built, or does not turn a patch into logits of the same size.
+    """
+    try:
+        with torch.device("meta"):
+            network = network_for(plan).eval()
+            logits = network(torch.empty((1, plan.channels, *plan.patch_size)))
+    except Exception as error:  # the plan's numbers need not make a network
+        raise ModelError(f"{source}: the plan's architecture cannot be built: {error}") from None
+    expected = (1, len(plan.labels), *plan.patch_size)
+    if tuple(logits.shape) != expected:
+        raise ModelError(f"{source}: the architecture gives logits of shape {tuple(logits.shape)}, expected {expected}")
+    return network
 
 
 def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
@@ -194,13 +218,14 @@ def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
             )
         if not torch.isfinite(value).all():
             raise ModelError(f"weights {key!r} hold values that are not finite (NaN or infinity)")
-    network.load_state_dict({key: value.float() for key, value in state.items()})
+    network.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
 
 
 def _first_problem(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+        return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
     return str(error)
 
 

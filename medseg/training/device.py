@@ -29,18 +29,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+_LESS_TRAINING = "use a smaller plan.patch_size or plan.batch_size, fewer features, or a device with more memory"
+
+
 @contextmanager
-def enough_memory(device: torch.device) -> Iterator[None]:
-    """Raise ResourceError where torch, in any of its ways, says that the memory of ``device`` does not suffice."""
+def enough_memory(device: torch.device, *, work: str = "", advice: str = _LESS_TRAINING) -> Iterator[None]:
+    """Raise ResourceError where torch, in any of its ways, says that the memory of ``device`` does not suffice.
+
+    The message names the ``work``, such as a scan's path, and ends in the ``advice``.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
-        raise ResourceError(
-            f"{device}: out of memory; use a smaller plan.patch_size or plan.batch_size, fewer features, or a device "
-            "with more memory"
-        ) from error
+        raise ResourceError(f"{work}{': ' if work else ''}{device}: out of memory; {advice}") from error
 
 
 def bf16_pays(device: torch.device) -> bool:

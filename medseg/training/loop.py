@@ -38,7 +38,7 @@ def train_loop(
     """Train from step 0, or from the newest checkpoint in ``folder``; return the running mean of the weights.
 
     Stopped at any moment and started again, it ends with the same bits (CPU, same threads). Raises Interrupted after
-    saving a checkpoint when SIGINT or SIGTERM came, and DataError when the loss is no longer finite.
+    saving a checkpoint when SIGINT or SIGTERM came, and DataError when loss or weights are no longer finite.
     """
     stepper = Stepper(plan, stored, device)
     facts = load_checkpoint(folder, network=stepper.network, ema=stepper.ema, optimizer=stepper.optimizer) or {
@@ -86,6 +86,8 @@ def train_loop(
             if time.monotonic() - saved > CHECKPOINT_SECONDS or done == plan.steps:
                 save(done)
                 saved = time.monotonic()
+    if not all(bool(torch.isfinite(value).all()) for value in stepper.ema.state.values()):
+        raise DataError("the weights are no longer finite; lower train.learning_rate and start again")
     return stepper.ema.state
 
 

@@ -63,9 +63,7 @@ def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Cas
         return splits
     new = sorted({case.id for case in cases} - listed)
     if new:
-        raise DataError(
-            f"{file}: the dataset has gained {new[0]!r} since this run began; choose another --output"
-        )
+        raise DataError(f"{file}: the dataset has gained {new[0]!r} since this run began; choose another --output")
     return kept
 
 

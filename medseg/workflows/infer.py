@@ -1,7 +1,9 @@
 """Infer: scan -> read -> preprocess -> windows -> blend -> restore on the scan's grid -> write -> manifest."""
 
+import hashlib
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from medseg.core.case import case_id, has_image_suffix
-from medseg.core.errors import ConfigError, DataError, MedsegError, OutputError
-from medseg.core.files import check_writable, sha256_of, write_json
+from medseg.core.component import build
+from medseg.core.errors import ConfigError, DataError, MedsegError, ModelError, OutputError
+from medseg.core.files import check_writable, is_there, json_bytes, sha256_of, write_together
 from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
-from medseg.io.nifti import write_label_map
+from medseg.data.intensity import INTENSITIES
+from medseg.io.nifti import label_map_bytes
 from medseg.io.reading import read_volume
+from medseg.io.source import shown
 
 Say = Callable[[str], None]
 
@@ -122,7 +127,7 @@ class _Loaded:
 
     model: Any
     predict: Callable[[Any], Any]
-    device: str
+    device: Any
 
     @classmethod
     def load(cls, folder: Path | None, device: str, say: Say) -> "_Loaded":
@@ -133,51 +138,80 @@ class _Loaded:
         chosen = choose_device(device)
         found = newest_model(Path("runs")) if folder is None else folder
         model = load_model(found)
+        _check_intensities(model)
         say(
             f"model: {found} ({model.card.name}, {model.plan.modality}, {', '.join(model.labels.names)}); device: {chosen}"
         )
-        return cls(model, torch_predict(model.networks, chosen), str(chosen))
+        return cls(model, torch_predict(model.networks, chosen), chosen)
 
     def run(self, scan: Path, target: Path, progress: Progress) -> InferResult:
-        """Read, segment, write; the label map first and the manifest after it."""
+        """Read, segment, write: label map and manifest take their names together."""
+        from medseg.training.device import enough_memory
+
+        advice = "crop the scan, close other programs, or use a device with more memory"
+        with enough_memory(self.device, work=shown(scan), advice=advice):
+            clock = time.perf_counter()
+            volume = read_volume(scan)
+            source = {"path": str(scan), "sha256": _hash(scan)}
+            reading = time.perf_counter() - clock
+            found = self._segmented(scan, volume, progress)
+            volumes = found.label_map.volumes_ml()
+            warnings = (*volume.warnings, *_oddities(found.label_map, volumes))
+            clock = time.perf_counter()
+            content = label_map_bytes(target, found.label_map)
+            seconds = {"read": reading} | found.seconds | {"write": time.perf_counter() - clock}
+            manifest = {
+                "scan": source,
+                "label_map": {
+                    "path": str(target),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "labels": self.model.card.labels,
+                },
+                "model": {
+                    "folder": str(self.model.folder),
+                    "name": self.model.card.name,
+                    "sha256": self.model.sha256,
+                    "weights": self.model.card.weights,
+                },
+                "volumes_ml": {name: round(value, 6) for name, value in volumes.items()},
+                "geometry": {
+                    "shape": list(volume.geometry.shape),
+                    "spacing_mm": list(volume.geometry.spacing_mm),
+                    "orientation": volume.geometry.orientation,
+                    "affine": volume.geometry.affine.tolist(),
+                },
+                "windows": found.windows,
+                "device": str(self.device),
+                "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+                "warnings": list(warnings),
+                "provenance": provenance(),
+            }
+            write_together({target: content, manifest_path(target): json_bytes(manifest)})
+        return InferResult(target, found.label_map, volumes, warnings, manifest)
+
+    def _segmented(self, scan: Path, volume: Volume, progress: Progress) -> Any:
         from medseg.inference.segment import segment
 
-        clock = time.perf_counter()
-        volume = read_volume(scan, channels=self.model.plan.channels)
-        seconds = {"read": time.perf_counter() - clock}
         try:
-            found = segment(volume, self.model.plan, self.predict, progress=progress)
+            return segment(volume, self.model.plan, self.predict, progress=progress)
         except DataError as error:
-            raise DataError(f"{scan}: {error}") from None
-        warnings = (*volume.warnings, *_oddities(volume, found.label_map))
-        clock = time.perf_counter()
-        digest = write_label_map(target, found.label_map)
-        seconds |= found.seconds | {"write": time.perf_counter() - clock}
-        volumes = found.label_map.volumes_ml()
-        manifest = {
-            "scan": {"path": str(scan), "sha256": sha256_of(scan)},
-            "label_map": {"path": str(target), "sha256": digest, "labels": self.model.card.labels},
-            "model": {
-                "folder": str(self.model.folder),
-                "name": self.model.card.name,
-                "sha256": self.model.sha256,
-                "weights": self.model.card.weights,
-            },
-            "volumes_ml": {name: round(value, 6) for name, value in volumes.items()},
-            "geometry": {
-                "shape": list(volume.geometry.shape),
-                "spacing_mm": list(volume.geometry.spacing_mm),
-                "orientation": volume.geometry.orientation,
-                "affine": volume.geometry.affine.tolist(),
-            },
-            "windows": found.windows,
-            "device": self.device,
-            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-            "warnings": list(warnings),
-            "provenance": provenance(),
-        }
-        write_json(manifest_path(target), manifest)
-        return InferResult(target, found.label_map, volumes, warnings, manifest)
+            raise DataError(f"{shown(scan)}: {error}") from None
+
+
+def _check_intensities(model: Any) -> None:
+    """Raise ModelError where the plan's way to normalise intensities is not one that medseg has."""
+    for intensity in model.plan.intensity:
+        try:
+            build("intensity", INTENSITIES, intensity.scheme)(np.zeros((1, 1, 1), np.float32))
+        except Exception as error:  # options of any kind, from a file
+            raise ModelError(f"{model.folder}: the plan's intensity cannot be used: {error}") from None
+
+
+def _hash(scan: Path) -> str:
+    try:
+        return sha256_of(scan)
+    except OSError as error:
+        raise DataError(f"{shown(scan)}: could not be read ({error.strerror or error})") from error
 
 
 def manifest_path(label_map: Path) -> Path:
@@ -198,35 +232,39 @@ def _targets(scans: Sequence[Path], output: Path | None, *, force: bool) -> list
             raise ConfigError(f"--output {output}: label maps are written as .nii.gz or .nii")
         targets = [output]
     else:
-        targets = [
-            (output if output is not None else scan.absolute().parent) / f"{case_id(scan)}_seg.nii.gz" for scan in scans
-        ]
-    taken: dict[Path, Path] = {}
+        targets = [(output or _named(scan).parent) / f"{case_id(_named(scan))}_seg.nii.gz" for scan in scans]
+    taken: dict[str, Path] = {}
+    sources = {os.path.realpath(scan) for scan in scans}
     for scan, target in zip(scans, targets, strict=True):
-        if target in taken:
+        place = os.path.realpath(target)
+        if place in taken:
             raise ConfigError(
-                f"{taken[target]} and {scan} would both be written to {target}; run them with different --output"
+                f"{taken[place]} and {scan} would both be written to {target}; run them with different --output"
             )
-        taken[target] = scan
-        if target.absolute() == scan.absolute():
+        taken[place] = scan
+        if place in sources:
             raise OutputError(f"{target}: the output would replace the scan itself; choose another --output")
         for path in (target, manifest_path(target)):
-            if path.exists() and not force:
+            if is_there(path) and not force:
                 raise OutputError(f"{path}: exists already; overwrite it with --force, or choose another --output")
-        if target.is_dir():
-            raise OutputError(f"{target}: is a folder; choose another --output")
-        if scan.exists():
+            if path.is_dir():
+                raise OutputError(f"{path}: is a folder; choose another --output")
+        if os.access(scan, os.F_OK):  # a scan that is not there is the more useful error
             check_writable(target.parent)
     return targets
 
 
-def _oddities(volume: Volume, label_map: LabelMap) -> list[str]:
+def _named(scan: Path) -> Path:
+    """``scan`` as an absolute path that ends in a name, also where it was given as ``.`` or ``..``."""
+    return Path(os.path.realpath(scan)) if scan.name in ("", "..") else scan.absolute()
+
+
+def _oddities(label_map: LabelMap, volumes_ml: Mapping[str, float]) -> list[str]:
     """Results that a reader should look at: nothing found, a structure cut off by the border of the scan."""
     labels = label_map.labels
     assert labels is not None
-    present = set(np.unique(label_map.data).tolist())
     found = []
-    if present <= {0}:
+    if not any(volumes_ml.values()):
         found.append("no structure was found in this scan")
     faces = [np.unique(np.take(label_map.data, end, axis)) for axis in range(3) for end in (0, -1)]
     touching = set(np.concatenate(faces).tolist()) - {0}

@@ -35,10 +35,12 @@ from medseg.report.evaluation import Report, ScoredCase
 from medseg.report.overlay import save_overlays
 from medseg.report.training import TrainResult
 from medseg.statistics import summarise
-from medseg.training.device import choose_device
+from medseg.training.device import choose_device, enough_memory
 from medseg.training.fit import draft_plan, fitted_plan, max_patch_voxels
+from medseg.training.interrupt import stopped_by_sigterm
 from medseg.training.log import read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
+from medseg.training.parts import require_network, require_parts
 from medseg.training.run_folder import folder_of, require_free, save_plan, saved_plan, start_run
 from medseg.training.validation import mean_dice, seconds_per_case, trained_network, validate_case
 
@@ -64,10 +66,18 @@ def train(
     >>> import medseg
     >>> result = medseg.train("configs/liver.yaml", overrides={"train.budget": "20m"})  # doctest: +SKIP
     """
+    checked = _config(config, dict(overrides or {}))
+    folder = folder_of(checked, None if output is None else Path(output))
+    device = choose_device(checked.device)
+    with stopped_by_sigterm(), enough_memory(device):
+        return _train(checked, folder, device, resume=resume, progress=progress, say=say)
+
+
+def _train(
+    config: Config, folder: Path, device: torch.device, *, resume: bool, progress: Progress, say: Say
+) -> TrainResult:
     started = time.monotonic()
-    config = _config(config, dict(overrides or {}))
-    folder = folder_of(config, None if output is None else Path(output))
-    device = choose_device(config.device)
+    require_parts(config)
     require_free(folder, config, resume=resume)
     cases = list_cases(config.data)
     labels = config.structure_labels
@@ -75,20 +85,21 @@ def train(
     measured = fingerprint(facts)
     frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
     draft = draft_plan(config, measured, frame, device)
+    require_network(draft)
     only_final = config.train.fold == "final"
     splits = [] if only_final else split_by_patient(cases, folds=config.train.folds, seed=config.train.seed)
-    folds = list(range(len(splits))) if config.train.fold == "all" else [config.train.fold]
-    chosen = {fold: choose_fold(splits, fold, cases) for fold in folds}
+    _chosen(config, splits, cases)
     say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; device {device}")
     for warning in warnings_of(facts, labels):
         say(f"warning: {warning}")
 
-    splits = start_run(folder, config, splits, cases)
+    chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
     with run_lock(folder):
-        stored = {s.id: s for s in build_store(folder / "store", cases, draft, loading(draft), progress=progress)}
         plan = saved_plan(folder)
+        grid = plan or draft
+        stored = {s.id: s for s in build_store(folder / "store", cases, grid, loading(grid), progress=progress)}
         if plan is None:
-            first = chosen[folds[0]]
+            first = next(iter(chosen.values()))
             held_out = _pick(cases, first["validation"])
             plan = fitted_plan(
                 draft,
@@ -238,6 +249,12 @@ def _config(given: Config | Path | str | Mapping[str, Any], overrides: dict[str,
         return load_config(given, overrides)
     content = given.model_dump(mode="json") if isinstance(given, Config) else dict(given)
     return config_from(override(content, overrides))
+
+
+def _chosen(config: Config, splits: Sequence[Split], cases: Sequence[Case]) -> dict[int | str, Split]:
+    """The folds that the config asks for. Raises ConfigError for one that is not there, DataError for a leak."""
+    folds = list(range(len(splits))) if config.train.fold == "all" else [config.train.fold]
+    return {fold: choose_fold(splits, fold, cases) for fold in folds}
 
 
 def _pick(cases: Sequence[Case], ids: Sequence[str]) -> list[Case]:

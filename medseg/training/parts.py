@@ -1,0 +1,45 @@
+"""Every part that a config names, built once before any work, so that a wrong option never leaves half a run behind."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from medseg.core.component import Component, build, find
+from medseg.core.config import Config
+from medseg.core.errors import ConfigError, MedsegError
+from medseg.core.plan import Plan
+from medseg.losses import LOSSES
+from medseg.models import ARCHITECTURES
+from medseg.models.bundle import network_for
+from medseg.training.optimizers import OPTIMIZERS
+
+
+def require_parts(config: Config) -> None:
+    """Raise ConfigError where a name or option of architecture, loss or optimizer is wrong. Needs no data."""
+    find("architecture", ARCHITECTURES, config.plan.architecture.name)
+    _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part))
+    if config.train.optimizer != "auto":
+        weights = [torch.nn.Parameter(torch.zeros(1))]
+        _built(
+            "train.optimizer", config.train.optimizer, lambda part: build("optimizer", OPTIMIZERS, part, weights, 1e-3)
+        )
+
+
+def require_network(plan: Plan) -> None:
+    """Raise ConfigError where the plan's network cannot be built. Takes no memory."""
+
+    def on_no_device(part: Component) -> Any:
+        with torch.device("meta"):
+            return network_for(plan)
+
+    _built("plan.architecture", plan.architecture, on_no_device)
+
+
+def _built(key: str, part: Component, make: Callable[[Component], Any]) -> None:
+    try:
+        make(part)
+    except MedsegError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    except Exception as error:  # an option may be of any type: what torch says about it is the best there is
+        raise ConfigError(f"{key}: {part.name} cannot be built with {part.options}: {error}") from None

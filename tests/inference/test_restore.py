@@ -1,0 +1,72 @@
+"""Slab by slab onto the scan's grid, against torch's interpolation of everything at once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+from medseg.inference.restore import linear_matrix, restore
+
+
+@given(source=st.integers(1, 60), target=st.integers(1, 60))
+def test_the_matrix_is_torchs_linear_interpolation(source, target):
+    eye = torch.eye(source, dtype=torch.float64)[None]
+    theirs = interpolate(eye, size=target, mode="linear", align_corners=False)[0].T
+    np.testing.assert_allclose(linear_matrix(source, target), theirs, atol=1e-6)
+
+
+def cut(logits: torch.Tensor, axis: int, sizes: list[int]) -> list[torch.Tensor]:
+    """Slabs (K, n, A, B) along ``axis``; ``sizes`` are repeated until they cover it."""
+    moved, slabs, start = logits.movedim(axis + 1, 1), [], 0
+    while start < moved.shape[1]:
+        n = sizes[len(slabs) % len(sizes)]
+        slabs.append(moved[:, start : start + n].clone())
+        start += n
+    return slabs
+
+
+def assert_equals_all_at_once(logits: torch.Tensor, target: tuple[int, int, int], axis: int, sizes: list[int]) -> None:
+    source = tuple(logits.shape[1:])
+    ours = restore(cut(logits, axis, sizes), source=source, target=target, axis=axis, dtype=np.uint8)
+    theirs = interpolate(logits.double()[None], size=target, mode="trilinear", align_corners=False)[0]
+    best = theirs.topk(2, dim=0).values
+    clear = (best[0] - best[1] > 1e-4).numpy()
+    assert ours.shape == target
+    assert ours.dtype == np.uint8
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(ours[clear], theirs.argmax(0).numpy()[clear])
+
+
+sides = st.tuples(*[st.integers(1, 24)] * 3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(source=sides, target=sides, axis=st.integers(0, 2), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_any_slabs_give_what_interpolating_all_at_once_gives(source, target, axis, sizes):
+    torch.manual_seed(0)
+    assert_equals_all_at_once(torch.randn(3, *source), target, axis, sizes)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_thinner_than_the_distance_of_target_planes_are_not_lost(axis):
+    """A scan with slices five times coarser than the plan's grid: whole slabs lie between two of its planes."""
+    torch.manual_seed(1)
+    source, target = [12, 11, 10], [12, 11, 10]
+    source[axis], target[axis] = 40, 8
+    for n in (1, 2, 3, 4, 5, 7):
+        assert_equals_all_at_once(torch.randn(4, *source), tuple(target), axis, [n])
+
+
+def test_the_lowest_channel_wins_a_tie():
+    logits = torch.zeros(4, 5, 6, 7)
+    logits[2:] = 1.0
+    ours = restore(cut(logits, 0, [2]), source=(5, 6, 7), target=(9, 6, 3), axis=0, dtype=np.uint16)
+    assert ours.dtype == np.uint16
+    assert (ours == 2).all()
+
+
+def test_slabs_that_do_not_cover_the_source_are_refused():
+    with pytest.raises(AssertionError, match="cover"):
+        restore([torch.zeros(2, 3, 4, 4)], source=(5, 4, 4), target=(5, 4, 4), axis=0, dtype=np.uint8)
