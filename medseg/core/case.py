@@ -11,12 +11,16 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Case:
-    """``images``: one path per channel. ``reference``: its label map. ``patient``: cases of one patient never split."""
+    """``images``: one path per channel. ``reference``: its label map. ``patient``: cases of one patient never split.
+
+    ``left_out``: values in the reference that the dataset names and the config does not: background in training.
+    """
 
     id: str
     patient: str
     images: tuple[Path, ...]
     reference: Path | None = None
+    left_out: tuple[int, ...] = ()
 
 
 def strip_image_suffix(name: str) -> str:

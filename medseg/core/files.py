@@ -15,7 +15,6 @@ from typing import Any
 from medseg.core.errors import MedsegError, OutputError, ResourceError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp", re.DOTALL)
 
 
@@ -277,9 +276,7 @@ def _explained(error: OSError, path: Path) -> MedsegError:
         return ResourceError(
             f"{path}: the disk is full ({free}); free some space and run again, nothing was overwritten"
         )
-    if error.errno in _FORBIDDEN:
-        return OutputError(f"{path}: cannot write there ({error.strerror}); choose another place with --output")
-    return OutputError(f"{path}: cannot write there ({error.strerror or error})")
+    return OutputError(f"{path}: cannot write there ({error.strerror or error}); choose another place with --output")
 
 
 def _free_bytes(path: Path) -> str:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from medseg.core.geometry import order_between
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
-from medseg.io.reading import read_label_map, read_volumes
+from medseg.data.reference import read_reference
+from medseg.io.reading import read_volumes
 from medseg.io.source import shown
 
 FOREGROUND_SAMPLES = 10_000  # intensities kept per case for the fingerprint
@@ -97,10 +99,10 @@ def _facts(case: Case, labels: Labels) -> CaseFacts:
 
 
 def as_label(case: Case, labels: Labels) -> LabelMap:
-    """The case's reference. Raises DataError that says the label is at fault and names its file."""
+    """The case's reference, values left out as background. Raises DataError that says the label is at fault and names its file."""
     assert case.reference is not None
     try:
-        return read_label_map(case.reference, labels)
+        return read_reference(case.reference, labels, case.left_out)
     except MedsegError as error:
         text = str(error)
         raise type(error)(text if text.startswith("label") else f"label {text}") from None
@@ -128,8 +130,8 @@ def _sample(image: Volume, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.
     inside = np.flatnonzero(channels.ravel())
     if inside.size > FOREGROUND_SAMPLES:
         inside = np.random.default_rng(inside.size).choice(inside, FOREGROUND_SAMPLES, replace=False)
-    index = np.unravel_index(inside, channels.shape)
-    values: npt.NDArray[np.float32] = image.data[:, *index].astype(np.float32)
+    index: tuple[Any, ...] = (slice(None), *np.unravel_index(inside, channels.shape))
+    values: npt.NDArray[np.float32] = image.data[index].astype(np.float32)
     return values
 
 
@@ -139,7 +141,7 @@ def _content(image: Volume) -> str:
     digest = hashlib.sha256(repr(image.data.shape).encode())
     for channel in image.data:
         for k in range(channel.shape[2]):  # slice by slice: no copy of the volume
-            digest.update(np.ascontiguousarray(channel[:, :, k], np.float32))
+            digest.update(np.ascontiguousarray(channel[:, :, k], np.float32).data)
     return digest.hexdigest()
 
 

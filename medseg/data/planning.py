@@ -15,6 +15,7 @@ ANISOTROPIC = 3.0  # spacing ratio beyond which an axis is treated apart
 GPU_VOXELS = 128**3
 CPU_VOXELS = 64 * 64 * 48
 MAX_STAGES = 6
+FEWEST_PATCH_VOXELS = 8  # along an axis: half of it still makes a stage
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,9 @@ def _patch(shape: Sequence[int], spacing: TripleMm, max_voxels: int, slice_axis:
     patch = [1 if f else n for f, n in zip(flat, shape, strict=True)]
     if slice_axis is not None:
         max_voxels = max(int(max_voxels ** (2 / 3)) * 4, 64 * 64)
-    while math.prod(patch) > max_voxels:
-        largest = max((a for a in range(3) if not flat[a]), key=lambda a: patch[a] * spacing[a])
-        patch[largest] = max(8, math.floor(patch[largest] * 0.95)) if patch[largest] > 8 else 8
-        if all(p <= 8 for p in patch):
-            break
+    while math.prod(patch) > max_voxels and (able := [a for a in range(3) if patch[a] > FEWEST_PATCH_VOXELS]):
+        largest = max(able, key=lambda a: patch[a] * spacing[a])
+        patch[largest] = max(FEWEST_PATCH_VOXELS, math.floor(patch[largest] * 0.95))
     return patch
 
 
@@ -120,6 +119,8 @@ def _stages(
         finest = min(mm.values())
         kernels.append(tuple(3 if mm[a] < 2 * finest or halvings[a] else 1 for a in axes))
         able = [a for a in axes if size[a] >= 8]
+        if not able and len(strides) == 1:
+            able = axes  # tiny volumes: a U-Net has two stages at least, and the patch is padded
         if not able or len(strides) == MAX_STAGES:
             break
         finest_able = min(mm[a] for a in able)
@@ -127,7 +128,8 @@ def _stages(
         for a in step:
             size[a], mm[a], halvings[a] = size[a] / 2, mm[a] * 2, halvings[a] + 1
         strides.append(tuple(2 if a in step else 1 for a in axes))
-    rounded = [1 if a == slice_axis else math.ceil(patch[a] / 2 ** halvings[a]) * 2 ** halvings[a] for a in range(3)]
+    wanted = [max(n, FEWEST_PATCH_VOXELS // 2) for n in patch]
+    rounded = [1 if a == slice_axis else math.ceil(wanted[a] / 2 ** halvings[a]) * 2 ** halvings[a] for a in range(3)]
     return tuple(kernels), tuple(strides), rounded
 
 

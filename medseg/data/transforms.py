@@ -19,6 +19,7 @@ from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess, preprocess_reference
+from medseg.data.reference import read_reference
 from medseg.io.reading import read_label_map, read_volumes
 
 Keys = Hashable | Sequence[Hashable]
@@ -63,16 +64,27 @@ class LoadVolumed(MapTransform):  # type: ignore[misc]
 
 
 class LoadLabelMapd(MapTransform):  # type: ignore[misc]
-    """Each key holds the path of a label map; it becomes an integer tensor (1, I, J, K), its values checked against ``labels``."""
+    """Each key holds the path of a label map; it becomes an integer tensor (1, I, J, K), its values checked against ``labels``.
 
-    def __init__(self, keys: Keys, labels: Labels | None = None, allow_missing_keys: bool = False) -> None:
+    Values ``left_out`` become background.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        labels: Labels | None = None,
+        left_out: Sequence[int] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.labels = labels
+        self.labels, self.left_out = labels, left_out
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = to_meta_tensor(read_label_map(Path(result[key]), self.labels))
+            path = Path(result[key])
+            found = read_label_map(path) if self.labels is None else read_reference(path, self.labels, self.left_out)
+            result[key] = to_meta_tensor(found)
         return result
 
 
@@ -96,11 +108,10 @@ class Preprocessd(MapTransform):  # type: ignore[misc]
 
 def loading(plan: Plan) -> Callable[[Case], tuple[Volume, LabelMap]]:
     """The training data's way in: a MONAI ``Compose`` of the transforms above, from a case to its preprocessed pair."""
-    compose = Compose(
-        [LoadVolumed("image"), LoadLabelMapd("reference", Labels.from_mapping(plan.labels)), Preprocessd(plan)]
-    )
+    labels = Labels.from_mapping(plan.labels)
 
     def load(case: Case) -> tuple[Volume, LabelMap]:
+        compose = Compose([LoadVolumed("image"), LoadLabelMapd("reference", labels, case.left_out), Preprocessd(plan)])
         result = compose({"image": list(case.images), "reference": case.reference})
         reference = to_volume(result["reference"])
         dtype = np.uint8 if len(plan.labels) <= 256 else np.uint16

@@ -20,6 +20,8 @@ from medseg.training.step import Stepper
 SAFETY = 0.94  # of the time that is left is planned; the rest absorbs a machine that slows down
 VALIDATION_SHARE = 0.08  # of a budget goes to validation while training
 MOST_VALIDATIONS = 10
+MEASURING_SHARE = 0.02  # of a budget may go to timing the steps of one network
+FEWEST_TIMED, MOST_TIMED = 4, 20
 WANTED_STEPS = {32: 5_000, 16: 1_000}  # a network of so many features is taken only if it can make so many steps
 
 
@@ -103,7 +105,7 @@ def fitted_plan(
     for rung in ladder:
         wanted = 0 if rung is ladder[-1] else WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
         too_long = (limit - elapsed()) / wanted if limit and wanted else math.inf
-        step = seconds_per_step(rung, stored, device, too_long=too_long)
+        step = seconds_per_step(rung, stored, device, seconds=MEASURING_SHARE * (limit or 0.0), too_long=too_long)
         if step > too_long:
             continue
         best = Timing(rung, step, case_seconds(rung) if validation_cases else 0.0)
@@ -120,7 +122,7 @@ def _ladder(draft: Plan, config: Config, frame: Frame, device: torch.device) -> 
     if "features" in config.plan.architecture.options or (counted and device.type == "cuda"):
         rungs = [Rung(32)]
     else:
-        rungs = [Rung(32), Rung(16), Rung(16, light=True)]
+        rungs = [Rung(32), Rung(16)] + [Rung(16, light=True)] * (config.plan.architecture.name == "unet")
     return [
         draft.model_copy(
             update={
@@ -174,18 +176,20 @@ def _with_length(timing: Timing, steps: int, config: Config, validation_cases: i
 
 
 def seconds_per_step(
-    plan: Plan, stored: Sequence[StoredCase], device: torch.device, *, steps: int = 4, too_long: float = math.inf
+    plan: Plan, stored: Sequence[StoredCase], device: torch.device, *, seconds: float = 0.0, too_long: float = math.inf
 ) -> float:
-    """Median seconds of a real training step: loading, augmentation, forward, backward, update; the first is not counted.
+    """Median seconds of a real training step: loading, augmentation, forward, backward, update.
 
-    Stops early where one step alone takes twice ``too_long``.
+    At least FEWEST_TIMED steps after the first, which is not counted, and up to MOST_TIMED while ``seconds`` last: the
+    more, the less another program's burst of work counts. Stops early where one step takes twice ``too_long``.
     """
     stepper = Stepper(plan.model_copy(update={"steps": 1000}), stored, device)
-    seconds: list[float] = []
-    for step in range(steps + 1):
+    took: list[float] = []
+    for step in range(MOST_TIMED + 1):
         start = time.perf_counter()
         float(stepper.run(step, stepper.load(step)))
-        seconds.append(time.perf_counter() - start)
-        if step and seconds[-1] > 2 * too_long:
-            return seconds[-1]
-    return sorted(seconds[1:])[steps // 2]
+        took.append(time.perf_counter() - start)
+        enough = step >= FEWEST_TIMED and sum(took) > seconds
+        if enough or (step and took[-1] > 2 * too_long):
+            break
+    return sorted(took[1:])[(len(took) - 1) // 2]

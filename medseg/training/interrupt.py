@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from threading import current_thread, main_thread
 from types import FrameType
 
-from medseg.core.errors import Interrupted
-
 
 @dataclass
 class StopFlag:
@@ -39,23 +37,3 @@ def stop_flag() -> Iterator[StopFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """For the block, SIGTERM raises Interrupted where the work stands, as SIGINT raises KeyboardInterrupt.
-
-    So locks and temporary files go as after any error. Outside the main thread nothing changes.
-    """
-    if current_thread() is not main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped before the work was done; go on with --resume", number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

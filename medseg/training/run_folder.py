@@ -55,6 +55,8 @@ def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Cas
     file = folder / "splits.json"
     try:
         kept: list[Split] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        if not isinstance(kept, list):
+            raise TypeError(f"got a {type(kept).__name__}")
         listed = {case for split in kept for side in ("train", "validation") for case in split[side]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: not a list of train and validation cases ({error})") from None

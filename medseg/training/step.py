@@ -68,7 +68,7 @@ def make_fabric(device: torch.device, precision: str) -> Any:
         warnings.simplefilter("ignore")  # Fabric's hints about other launchers
         from lightning.fabric import Fabric
 
-        for name in ("lightning", "lightning.fabric"):
+        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.WARNING)  # they announce each precision
 
         accelerator = "cuda" if device.type == "cuda" else "cpu"

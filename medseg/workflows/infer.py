@@ -196,6 +196,13 @@ class _Loaded:
             return segment(volume, self.model.plan, self.predict, progress=progress)
         except DataError as error:
             raise DataError(f"{shown(scan)}: {error}") from None
+        except RuntimeError as error:
+            if "memory" in str(error):
+                raise
+            raise ModelError(
+                f"{self.model.folder}: the network failed on patches of the plan's patch_size {self.model.plan.patch_size}; "
+                f"is model.json changed? {error}"
+            ) from error
 
 
 def _check_intensities(model: Any) -> None:

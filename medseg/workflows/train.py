@@ -19,9 +19,9 @@ from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.scores import Score
 from medseg.core.volume import Volume
-from medseg.data.check import check_dataset, warnings_of
+from medseg.data.check import as_label, check_dataset, warnings_of
 from medseg.data.fingerprint import fingerprint
-from medseg.data.layouts import list_cases
+from medseg.data.layouts import left_out_structures, list_cases
 from medseg.data.planning import make_frame
 from medseg.data.split import Split, choose_fold, split_by_patient
 from medseg.data.store import StoredCase, build_store
@@ -37,7 +37,6 @@ from medseg.report.training import TrainResult
 from medseg.statistics import summarise
 from medseg.training.device import choose_device, enough_memory
 from medseg.training.fit import draft_plan, fitted_plan, max_patch_voxels
-from medseg.training.interrupt import stopped_by_sigterm
 from medseg.training.log import read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
 from medseg.training.parts import require_network, require_parts
@@ -69,7 +68,7 @@ def train(
     checked = _config(config, dict(overrides or {}))
     folder = folder_of(checked, None if output is None else Path(output))
     device = choose_device(checked.device)
-    with stopped_by_sigterm(), enough_memory(device):
+    with enough_memory(device):
         return _train(checked, folder, device, resume=resume, progress=progress, say=say)
 
 
@@ -79,8 +78,8 @@ def _train(
     started = time.monotonic()
     require_parts(config)
     require_free(folder, config, resume=resume)
-    cases = list_cases(config.data)
     labels = config.structure_labels
+    cases = list_cases(config.data, labels)
     facts = check_dataset(cases, labels, progress=progress)
     measured = fingerprint(facts)
     frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
@@ -90,6 +89,10 @@ def _train(
     splits = [] if only_final else split_by_patient(cases, folds=config.train.folds, seed=config.train.seed)
     _chosen(config, splits, cases)
     say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; device {device}")
+    left_out = left_out_structures(config.data, labels)
+    if left_out:
+        named = ", ".join(f"{name} ({value})" for name, value in left_out.items())
+        say(f"warning: the dataset also names {named}: not in labels, so background in this training")
     for warning in warnings_of(facts, labels):
         say(f"warning: {warning}")
 
@@ -216,9 +219,7 @@ class _Fold:
             prediction = read_label_map(place / f"{name}_seg.nii.gz", report.labels)
             title = f"{rank}: {name}, mean Dice {sum(dice[name]) / len(dice[name]):.3f}"
             one = Volume(scan.data[:1], scan.geometry)
-            save_overlays(
-                place / f"{rank}.png", one, prediction, read_label_map(case.reference, report.labels), title=title
-            )
+            save_overlays(place / f"{rank}.png", one, prediction, as_label(case, report.labels), title=title)
 
     def _save_model(self, state: dict[str, Tensor], report: Report | None) -> None:
         target = self.run_folder / "model"

@@ -146,6 +146,7 @@ def shifted() -> np.ndarray:
     return affine
 
 
+LARGER = {"patch_size": [40, 32, 24], "architecture": {"name": "unet", "features": [4, 6, 8, 8]}}
 INTEGER_WORDS = "label; integer/value"
 GEOMETRY_WORDS = "affine/origin/geometry/spacing/orientation"
 KINDS = {
@@ -181,5 +182,5 @@ KINDS = {
     "t-image-label-swapped": Kind("error", "label", swapped),
     "t-no-cases": Kind("error", "no .*(case|image)/empty", nothing, cases=0),
     "t-one-case": Kind("error", "case/split/validation/fold", nothing, cases=1),
-    "t-patch-larger": Kind("ok", "", nothing, sections={"plan": {"patch_size": [40, 32, 24]}}),
+    "t-patch-larger": Kind("ok", "", nothing, sections={"plan": LARGER}),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
@@ -81,8 +81,10 @@ def test_voxels_equal_simpleitks_bspline_on_the_same_grid(tmp_path, seed, spacin
     volume = Volume(smooth.astype(np.float32)[None], Geometry(shape, matrix))
     prepared = preprocess(volume, tiny_plan(spacing_mm=wanted, **UNCHANGED))
     nib.save(nib.Nifti1Image(prepared.data[0], prepared.geometry.affine), tmp_path / "prepared.nii")
-    scan, grid = sitk.ReadImage(tmp_path / "scan.nii"), sitk.ReadImage(tmp_path / "prepared.nii")
-    theirs = sitk.GetArrayFromImage(sitk.Resample(scan, grid, sitk.Transform(), sitk.sitkBSpline, -1.0)).T
+    scan, grid = SimpleITK.ReadImage(tmp_path / "scan.nii"), SimpleITK.ReadImage(tmp_path / "prepared.nii")
+    theirs = SimpleITK.GetArrayFromImage(
+        SimpleITK.Resample(scan, grid, SimpleITK.Transform(), SimpleITK.sitkBSpline, -1.0)
+    ).T
     margin = tuple(slice(int(np.ceil(8 * max(1, n / 30))), -int(np.ceil(8 * max(1, n / 30)))) for n in theirs.shape)
     np.testing.assert_allclose(
         prepared.data[0][margin], np.clip(theirs, smooth.min(), smooth.max())[margin], atol=2e-3 * smooth.max()
@@ -150,7 +152,7 @@ def test_a_voxel_stays_a_voxel_however_coarse_the_plan():
 
 def test_another_number_of_channels_is_refused():
     volume = Volume(np.zeros((2, 4, 4, 4), np.float32), Geometry((4, 4, 4), np.eye(4)))
-    with pytest.raises(DataError, match="2 channel.*expects 1"):
+    with pytest.raises(DataError, match=r"2 channel.*expects 1"):
         preprocess(volume, tiny_plan())
 
 

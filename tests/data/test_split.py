@@ -51,7 +51,7 @@ def test_another_seed_is_another_split():
 
 @pytest.mark.parametrize("patients", [[1], [1, 1, 1]])
 def test_one_patient_cannot_be_split(patients):
-    with pytest.raises(DataError, match="one patient.*--fold final"):
+    with pytest.raises(DataError, match=r"one patient.*--fold final"):
         split_by_patient(cases_of(patients), folds=5, seed=0)
 
 
@@ -76,5 +76,5 @@ def test_a_split_that_leaks_is_refused():
 
 
 def test_a_split_of_another_dataset_is_refused():
-    with pytest.raises(DataError, match="case_9.*not in the dataset"):
+    with pytest.raises(DataError, match=r"case_9.*not in the dataset"):
         check_split({"train": ["case_9"], "validation": ["case_0"]}, cases_of([1, 2]))

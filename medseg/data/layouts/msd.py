@@ -17,7 +17,7 @@ def msd(config: DataConfig) -> list[Case]:
     """The cases that ``root/dataset.json`` lists under ``training``. Raises DataError naming file and case."""
     root = config.root
     assert root is not None
-    listed = _read(root)
+    listed = _training(root)
     names = [case_id(Path(entry["image"])) for entry in listed]
     require_unique(names, root / "dataset.json")
     return [
@@ -26,7 +26,16 @@ def msd(config: DataConfig) -> list[Case]:
     ]
 
 
-def _read(root: Path) -> list[dict[str, str]]:
+def named_labels(config: DataConfig) -> dict[str, int]:
+    """``{name: value}`` as ``root/dataset.json`` says it (``{"1": "liver"}``); empty where it says nothing that fits."""
+    assert config.root is not None
+    labels = _read(config.root).get("labels")
+    if not isinstance(labels, dict):
+        return {}
+    return {name: int(value) for value, name in labels.items() if isinstance(name, str) and str(value).isdecimal()}
+
+
+def _read(root: Path) -> dict[str, Any]:
     if not root.exists():
         raise DataError(f"{root}: this dataset folder does not exist; set data.root")
     file = root / "dataset.json"
@@ -36,7 +45,11 @@ def _read(root: Path) -> list[dict[str, str]]:
         raise DataError(f"{root}: no dataset.json found; layout msd needs one (or use `layout: folder`)") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({error})") from None
-    listed = content.get("training") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _training(root: Path) -> list[dict[str, str]]:
+    file, listed = root / "dataset.json", _read(root).get("training")
     if not isinstance(listed, list) or not listed:
         raise DataError(f"{file}: no training cases: the list `training` is empty or missing")
     for entry in listed:
