@@ -22,6 +22,7 @@ from medseg.cli.train import train
 from medseg.core.errors import MedsegError
 from medseg.core.files import DISK_FULL
 
+_INTERRUPTED = 128 + signal.SIGINT
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click from 0.29 on
 app = typer.Typer(
     name="medseg",
@@ -62,11 +63,17 @@ def run(arguments: Sequence[str]) -> int:
     end = options.index("--") if "--" in options else len(options)
     debug = "--debug" in options[:end]
     options = [o for n, o in enumerate(options) if n >= end or o != "--debug"]
+    return _printed(_answer(options, debug=debug))
+
+
+def _answer(options: list[str], *, debug: bool) -> int:
     try:
         with _sigterm_as_exception():
             result = app(args=options, prog_name="medseg", standalone_mode=False)
-            sys.stdout.flush()
-            return int(result) if isinstance(result, int) else 0
+        code = int(result) if isinstance(result, int) else 0
+        if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this and says nothing
+            error_line("interrupted")
+        return code
     except typer.Exit as stop:
         return stop.exit_code
     except UsageError as error:
@@ -77,9 +84,8 @@ def run(arguments: Sequence[str]) -> int:
         return 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
         error_line("interrupted")
-        return 128 + signal.SIGINT
+        return _INTERRUPTED
     except BrokenPipeError:  # who read our output has gone, as `head` does
-        _drop_output()
         return 0
     except MedsegError as error:
         if debug:
@@ -95,13 +101,25 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            _drop_output()
             error_line(f"the disk is full ({error.strerror}); free some space and run again")
             return 5
         error_line(
             f"unexpected {type(error).__name__}: {error} - this is a bug in medseg; run again with --debug and report it"
         )
         return 1
+
+
+def _printed(code: int) -> int:
+    """``code``, once all that was printed is out; 5 where it cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # or Python would fail on the rest a second time while it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            error_line(f"what was to be printed could not be written: {error.strerror or error}")
+            return 5
+    return code
 
 
 class _Terminated(BaseException):
@@ -123,9 +141,3 @@ def _sigterm_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _drop_output() -> None:
-    """Send what is still to be printed nowhere, or Python would fail on it a second time while it exits."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

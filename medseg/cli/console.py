@@ -35,7 +35,9 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         table.add_row(*(printable(str(cell)) for cell in row))
     wide = None if sys.stdout.isatty() else 160
-    Console(width=wide).print(table)
+    Console(width=wide, markup=False, emoji=False, highlight=False).print(
+        table
+    )  # a name may hold [brackets] or :colons:
 
 
 @contextmanager

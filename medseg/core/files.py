@@ -1,13 +1,14 @@
 """Durable files: written beside their place, flushed, verified, renamed. Nothing else in medseg opens for writing."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """``write_durable`` for files that belong together: none takes its name before all lie on the disk whole."""
+    """``write_durable`` for files that belong together: none takes its name before all lie on the disk whole.
+
+    What a killed process left of the same files is cleared away.
+    """
+    for path in contents:
+        _clear_unfinished(path.parent.glob(f".{glob.escape(_short(path))}.*.tmp"))
     with ExitStack() as stack:
         written = [(stack.enter_context(_written(path, content))[0], path) for path, content in contents.items()]
         for temporary, path in written:
@@ -184,7 +190,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # the number only serves the message to others
             os.ftruncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
-        _clear_unfinished(folder)
+        _clear_unfinished(folder.rglob(".*.tmp"))
         yield
     finally:
         with suppress(OSError):
@@ -224,9 +230,9 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _clear_unfinished(folder: Path) -> None:
+def _clear_unfinished(found: Iterable[Path]) -> None:
     """Bring back the folders, and remove the files, that a killed process had under a temporary name."""
-    for path in sorted(folder.rglob(".*.tmp"), reverse=True):
+    for path in sorted(found, reverse=True):
         match = _TEMPORARY.fullmatch(path.name)
         if match is None:
             continue
@@ -243,10 +249,14 @@ def _clear_unfinished(folder: Path) -> None:
 
 
 def _temporary(path: Path, suffix: str = "tmp") -> Path:
-    """A name beside ``path`` that no other process uses; file systems allow names of 255 bytes."""
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f".{_short(path)}.{os.getpid()}.{suffix}")
+
+
+def _short(path: Path) -> str:
+    """The name of ``path``, or a hash where it leaves no room: file systems allow names of 255 bytes."""
     raw = os.fsencode(path.name)
-    name = path.name if len(raw) <= 200 else hashlib.sha256(raw).hexdigest()
-    return path.with_name(f".{name}.{os.getpid()}.{suffix}")
+    return path.name if len(raw) <= 200 else hashlib.sha256(raw).hexdigest()
 
 
 def _alive(process: int) -> bool:

@@ -1,5 +1,6 @@
 """One door for every scan and label map: the path decides the reader, and all of them are held to the same checks."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def read_label_map(path: Path, labels: Labels | None = None, *, max_voxels: int 
 
 def _read(path: Path, max_voxels: int, bomb_bytes: int) -> Stored:
     """Imports the reader's library only once its format is met: `import medseg.io.reading` stays cheap."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where the name is too long or the parent is barred
         return _read_dicom(path, max_voxels)
     check_regular(path)
     lower = path.name.lower()

@@ -251,13 +251,14 @@ def _targets(scans: Sequence[Path], output: Path | None, *, force: bool) -> list
         taken[place] = scan
         if place in sources:
             raise OutputError(f"{target}: the output would replace the scan itself; choose another --output")
+        if not os.access(scan, os.F_OK):
+            continue  # that it is not there is the more useful error, and comes when it is read
         for path in (target, manifest_path(target)):
             if is_there(path) and not force:
                 raise OutputError(f"{path}: exists already; overwrite it with --force, or choose another --output")
             if path.is_dir():
                 raise OutputError(f"{path}: is a folder; choose another --output")
-        if os.access(scan, os.F_OK):  # a scan that is not there is the more useful error
-            check_writable(target.parent)
+        check_writable(target.parent)
     return targets
 
 

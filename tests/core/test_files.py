@@ -158,6 +158,21 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     assert len(names(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("name", ["x.txt", "[a]*?.txt", "y" * 250])
+def test_what_a_killed_process_left_of_the_same_files_is_cleared(tmp_path, monkeypatch, name):
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "getpid", lambda: 999999999)
+        left = files._temporary(tmp_path / name)
+    running, other = (
+        left.with_name(left.name.replace("999999999", str(os.getppid()))),
+        tmp_path / ".z.txt.999999999.tmp",
+    )
+    for path in (left, running, other):
+        path.write_text("half")
+    write_together({tmp_path / name: b"1"})
+    assert names(tmp_path) == sorted([name, running.name, other.name])
+
+
 def test_json_keeps_words_and_escapes_what_is_no_utf8(tmp_path):
     content = {"Größe": "肝臓", "path": os.fsdecode(b"no\xffutf8")}
     write_json(tmp_path / "x.json", content)

@@ -28,7 +28,12 @@ def test_structures_that_only_the_dataset_names_are_left_out(tmp_path: Path) -> 
     assert left_out_structures(config, LIVER) == {"spleen": 3, "kidney": 9}
 
 
-def test_one_name_for_two_values_is_an_error(tmp_path: Path) -> None:
+def test_a_name_with_another_value_is_not_left_out(tmp_path: Path) -> None:
+    config = dataset(tmp_path, {"0": "background", "1": "liver", "5": "tumour"})
+    assert left_out_structures(config, LIVER) == {}
+
+
+def test_exchanged_names_are_an_error(tmp_path: Path) -> None:
     config = dataset(tmp_path, {"0": "background", "1": "Tumour", "2": "Liver"})
     with pytest.raises(ConfigError, match=r"'Tumour' is 1 in the dataset's dataset\.json, but 2"):
         left_out_structures(config, LIVER)

@@ -25,13 +25,20 @@ def list_cases(config: DataConfig, labels: Labels | None = None) -> list[Case]:
 
 
 def left_out_structures(config: DataConfig, labels: Labels) -> dict[str, int]:
-    """``{name: value}`` of the structures that the dataset names and ``labels`` does not hold."""
+    """``{name: value}`` of the structures that the dataset names and ``labels`` holds neither by name nor by value.
+
+    Raises ConfigError where both name the same two structures but exchange their values: one would be learnt as the other.
+    """
     named = named_labels(config) if config.layout == "msd" else {}
     asked = {name.casefold(): value for name, value in labels.mapping().items()}
+    by_value = {value: name.casefold() for name, value in named.items()}
     for name, value in named.items():
-        if asked.get(name.casefold(), value) != value:
+        other = asked.get(name.casefold(), value)
+        if other != value and by_value.get(other) in asked:
             raise ConfigError(
-                f"labels: {name!r} is {value} in the dataset's dataset.json, but {asked[name.casefold()]} in the config; "
-                "give it the dataset's value"
+                f"labels: {name!r} is {value} in the dataset's dataset.json, but {other} in the config, which the dataset "
+                f"calls {by_value[other]!r}; give each name the dataset's value"
             )
-    return {name: value for name, value in named.items() if value not in asked.values()}
+    return {
+        name: value for name, value in named.items() if value not in asked.values() and name.casefold() not in asked
+    }

@@ -1,0 +1,171 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import medseg
+from medseg.cli import app
+from medseg.cli.app import run
+from medseg.cli.console import error_line, note_line, print_table, printable, progress_bars
+from medseg.core.errors import CasesError, ConfigError, DataError, Interrupted, OutputError, ResourceError
+
+MEDSEG = [sys.executable, "-m", "medseg"]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets ``medseg info`` fail with the error it is given."""
+
+    def failing(error):
+        def fail():
+            raise error
+
+        monkeypatch.setattr("medseg.workflows.info.info", fail)
+
+    return failing
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"medseg {version('medseg')}\n"
+    assert medseg.__version__ == version("medseg")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_verb(capsys, flag):
+    assert run([flag]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in ("train", "infer", "evaluate", "phantom", "demo", "info"))
+    assert "Not a medical device" in printed
+
+
+@pytest.mark.parametrize("verb", ["train", "infer", "evaluate", "phantom", "demo", "info"])
+def test_each_verb_explains_itself(capsys, verb):
+    assert run([verb, "--help"]) == 0
+    assert f"medseg {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(["inferr"], "inferr"), (["--nope"], "--nope"), (["info", "extra"], "extra")]
+)
+def test_wrong_usage_is_exit_2_and_names_what_is_wrong(capsys, arguments, word):
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert word in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CasesError("some"), 1),
+        (ConfigError("config"), 2),
+        (DataError("data"), 3),
+        (OutputError("output"), 4),
+        (ResourceError("memory"), 5),
+        (Interrupted("stopped", 15), 143),
+        (MemoryError(), 5),
+        (OSError(28, "No space left on device"), 5),
+        (ValueError("two\nlines \x1b[31m"), 1),
+        (OSError(5, "Input/output error"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(capfd, failing, error, code):
+    failing(error)
+    assert run(["info"]) == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"medseg: error: [^\n\x1b]+\n", printed.err), printed.err
+    assert str(error.args[-1] if error.args else "").split("\n")[0] in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_bug_says_that_it_is_one(capsys, failing):
+    failing(KeyError("x"))
+    assert run(["info"]) == 1
+    assert "unexpected KeyError: 'x' - this is a bug in medseg; run again with --debug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "info"], ["info", "--debug"], ["info", "--json", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(failing, arguments):
+    failing(DataError("data"))
+    with pytest.raises(DataError):
+        run(arguments)
+
+
+def test_debug_after_two_dashes_is_a_file_name(capsys):
+    assert run(["info", "--", "--debug"]) == 2
+    assert "--debug" in capsys.readouterr().err
+
+
+def test_info_tells_versions_and_devices_and_no_person_or_machine(capsys):
+    assert run(["info", "--json"]) == 0
+    printed = capsys.readouterr().out
+    facts = json.loads(printed)
+    assert facts["versions"]["torch"] == version("torch")
+    assert facts["cpu"]["cores"] == os.cpu_count()
+    assert facts["cuda"] in ("yes", "no")
+    assert not any(name in printed for name in (os.uname().nodename, str(Path.home())))
+    assert run(["info"]) == 0
+    assert f"  torch: {version('torch')}\n" in capsys.readouterr().out
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([*MEDSEG, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == f"medseg {version('medseg')}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_output_that_cannot_be_printed_is_exit_5(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*MEDSEG, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 5
+    assert re.fullmatch(r"medseg: error: [^\n]*No space left on device[^\n]*\n", done.stderr)
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    with subprocess.Popen([*MEDSEG, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode in (0, 1)
+
+
+def test_a_name_cannot_draw_on_the_terminal(capsys):
+    name = "a\x1b[2Jb\rc\u202ed\udcff肝"
+    assert printable(name) == "a\\x1b[2Jb\\rc\\u202ed\\udcff肝"
+    error_line(name)
+    note_line(name)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"medseg: error: {printable(name)}\n{printable(name)}\n"
+
+
+def test_a_table_shows_every_cell_as_it_is(capsys):
+    print_table("", ["structure", "mL"], [["[bold]liver[/bold][/x] :heart:", "1.50"], ["x" * 200, "2"]])
+    printed = capsys.readouterr().out
+    assert "[bold]liver[/bold][/x] :heart:" in printed
+    assert printed.count("x") >= 200
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_progress_is_silent_where_nobody_watches(capsys, quiet):
+    with progress_bars(quiet=quiet) as progress:
+        progress("windows", 1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_public_names_are_these_and_load_on_first_use():
+    assert dir(medseg) == sorted(
+        ["__version__", "train", "infer", "evaluate", "load_config", "Geometry", "Volume", "LabelMap", "Labels", "MedsegError"]
+    )  # fmt: skip
+    assert all(getattr(medseg, name) is not None for name in dir(medseg))
+    assert medseg.MedsegError is app.MedsegError
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = medseg.nothing

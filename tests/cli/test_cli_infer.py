@@ -1,0 +1,402 @@
+import json
+import os
+import re
+import signal
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medseg.cli.app import run
+from medseg.workflows import infer as workflow
+from tests.models.tiny_model import tiny_model, write_scan
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Done:
+    """Exit code, stdout and stderr of one command line, run in this process."""
+
+    def __init__(self, capsys, *arguments):
+        capsys.readouterr()
+        self.code = run([str(argument) for argument in arguments])
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def message(self):
+        """The one line of an error."""
+        assert self.err.startswith("medseg: error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        return self.err.removeprefix("medseg: error: ")
+
+
+@pytest.fixture
+def infer(capsys, model):
+    """``medseg infer`` with the tiny model on the CPU."""
+    return lambda *arguments: Done(capsys, "infer", "--model", model, "--device", "cpu", *arguments)
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_results_go_to_stdout_and_remarks_to_stderr(here, infer, model):
+    scan = write_scan(here / "x.nii.gz")
+    done = infer(scan)
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == str(here / "x_seg.nii.gz")
+    assert all(words in done.out for words in ("structure", "volume mL", "liver", "tumour"))
+    assert done.err.splitlines()[0] == f"model: {model} (tiny, MR, liver, tumour); device: cpu"
+    assert done.err.splitlines()[-1] == "Not a medical device."
+    assert files_in(here) == {"x.nii.gz", "x_seg.nii.gz", "x_seg.json"}
+
+
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_quiet_prints_the_path_alone(here, infer, flag):
+    done = infer(write_scan(here / "x.nii.gz"), flag)
+    assert (done.code, done.out, done.err) == (0, f"{here / 'x_seg.nii.gz'}\n", "")
+
+
+def test_json_is_exactly_one_object_on_stdout(here, infer):
+    scans = [write_scan(here / name) for name in ("x.nii.gz", "ÿ.nii.gz")]
+    done = infer(*scans, "--json")
+    assert done.code == 0
+    content = json.loads(done.out)
+    assert content["failed"] == []
+    assert [record["scan"]["path"] for record in content["results"]] == [str(scan) for scan in scans]
+    assert content["results"][0] == json.loads((here / "x_seg.json").read_text())
+    assert "Not a medical device." in done.err
+
+
+def test_the_newest_model_under_runs_is_the_default_and_named_first(here, capsys):
+    for name, created in (("old", "2025"), ("new", "2026"), ("older", "2024")):
+        tiny_model(here / "runs" / name / "model", created=f"{created}-01-01T00:00:00.000000+00:00")
+    done = Done(capsys, "infer", write_scan(here / "x.nii.gz"), "--device", "cpu")
+    assert done.code == 0
+    assert done.err.splitlines()[0].startswith("model: runs/new/model ")
+
+
+def test_without_a_model_it_says_how_to_get_one(here, capsys):
+    done = Done(capsys, "infer", write_scan(here / "x.nii.gz"))
+    assert done.code == 3
+    assert all(words in done.message for words in ("no model under runs", "--model", "medseg train", "medseg demo"))
+    assert files_in(here) == {"x.nii.gz"}
+
+
+def test_output_may_be_a_file_or_a_folder(here, infer):
+    scan = write_scan(here / "x.nii.gz")
+    assert infer(scan, "--output", "masks/one.nii", "-q").out == "masks/one.nii\n"
+    assert infer(scan, "-o", "folder", "-q").out == "folder/x_seg.nii.gz\n"
+    assert files_in(here) == {
+        *("x.nii.gz", "masks", "masks/one.nii", "masks/one.json"),
+        *("folder", "folder/x_seg.nii.gz", "folder/x_seg.json"),
+    }
+
+
+def test_an_existing_output_is_exit_4_and_force_overwrites_it(here, infer):
+    scan = write_scan(here / "x.nii.gz")
+    assert infer(scan).code == 0
+    before = (here / "x_seg.nii.gz").stat().st_ino
+    done = infer(scan)
+    assert done.code == 4
+    assert "x_seg.nii.gz: exists already" in done.message
+    assert "--force" in done.message
+    assert (here / "x_seg.nii.gz").stat().st_ino == before
+    assert infer(scan, "--force").code == 0
+    assert (here / "x_seg.nii.gz").stat().st_ino != before
+
+
+@pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "cpu:0", "CUDA", "", "mps"])
+def test_an_unknown_device_is_exit_2(here, capsys, model, word):
+    done = Done(capsys, "infer", write_scan(here / "x.nii.gz"), "--model", model, "--device", word)
+    assert done.code == 2
+    assert "device" in done.message
+    assert files_in(here) == {"x.nii.gz"}
+
+
+@pytest.mark.parametrize("word", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_exit_5(here, capsys, model, monkeypatch, word):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = Done(capsys, "infer", write_scan(here / "x.nii.gz"), "--model", model, "--device", word)
+    assert done.code == 5
+    assert "--device cpu" in done.message
+    assert files_in(here) == {"x.nii.gz"}
+
+
+def test_a_gpu_beyond_those_there_is_exit_5(here, capsys, model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    done = Done(capsys, "infer", write_scan(here / "x.nii.gz"), "--model", model, "--device", "cuda:2")
+    assert done.code == 5
+    assert "there are 2 GPU(s)" in done.message
+
+
+def test_a_place_that_cannot_be_written_is_exit_4(here, infer):
+    scan = write_scan(here / "x.nii.gz")
+    done = infer(scan, "--output", scan / "below")
+    assert done.code == 4
+    assert "is a file, not a folder" in done.message
+    assert files_in(here) == {"x.nii.gz"}
+
+
+@pytest.mark.parametrize("number", [30, 13])  # EROFS, EACCES
+def test_a_read_only_place_is_exit_4(here, infer, monkeypatch, number):
+    scan = write_scan(here / "x.nii.gz")
+
+    def read_only(path, content):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(type(here), "write_bytes", read_only)
+    done = infer(scan)
+    assert done.code == 4
+    assert os.strerror(number) in done.message
+    assert files_in(here) == {"x.nii.gz"}
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_full_disk_is_exit_5_and_leaves_what_was_there(here, infer, existing):
+    resource = pytest.importorskip("resource")
+    scan = write_scan(here / "x.nii.gz", np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
+    if existing:
+        (here / "x_seg.nii").write_text("old")
+    before = {name: (here / name).read_bytes() for name in files_in(here)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # of the 8000 bytes that are needed
+    try:
+        done = infer(scan, "--output", here / "x_seg.nii", "--force", "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.code == 5
+    assert "x_seg.nii: the disk is full" in done.message
+    assert {name: (here / name).read_bytes() for name in files_in(here)} == before
+
+
+def test_one_bad_scan_among_several_is_exit_1_and_the_rest_is_done(here, infer):
+    scans = [write_scan(here / "a.nii.gz"), here / "b.nii.gz", write_scan(here / "c.nii.gz")]
+    scans[1].write_bytes(b"")
+    done = infer(*scans, "-q")
+    assert done.code == 1
+    assert done.out.split() == [str(here / "a_seg.nii.gz"), str(here / "c_seg.nii.gz")]
+    assert "b.nii.gz" in done.message
+    assert "empty" in done.message
+    done = infer(*scans, "--json", "--force")
+    assert done.code == 1
+    content = json.loads(done.out)
+    assert len(content["results"]) == 2
+    (failed,) = content["failed"]
+    assert failed["scan"] == str(scans[1])
+    assert "empty" in failed["error"]
+
+
+def test_a_single_bad_scan_keeps_its_own_exit_code_also_with_json(here, infer):
+    (here / "b.nii.gz").write_bytes(b"")
+    done = infer(here / "b.nii.gz", "--json", "-q")
+    assert done.code == 3
+    assert json.loads(done.out)["failed"][0]["scan"] == str(here / "b.nii.gz")
+    assert "empty" in done.message
+
+
+def test_two_scans_of_one_id_are_exit_2(here, infer):
+    done = infer(write_scan(here / "x.nii.gz"), write_scan(here / "x.nii"))
+    assert done.code == 2
+    assert all(words in done.message for words in ("x.nii.gz and ", "x.nii would both be written", "x_seg.nii.gz"))
+    assert files_in(here) == {"x.nii.gz", "x.nii"}
+
+
+@pytest.mark.parametrize("arguments", [["infer"], ["infer", "x.nii", "--what"], ["infer", "x.nii", "--model"]])
+def test_wrong_usage_is_exit_2(capsys, arguments):
+    done = Done(capsys, *arguments)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "Error" in done.err
+    assert done.out == ""
+
+
+# The policy's group path.
+
+GOOD_NAMES = {
+    "p-unicode": "肝臓 Größe ñ é e\u0301.nii.gz",
+    "p-spaces": "  a  b .nii.gz",
+    "p-newline": "a\nb\tc\r.nii.gz",
+    "p-escape": "\x1b[31mred\x07.nii.gz",
+    "p-shell": "$(touch canary)`touch canary`;touch canary|x&.nii.gz",
+    "p-percent": "100%s%d%n{0}{name}.nii.gz",
+    "p-long": "x" * 230 + ".nii.gz",
+    "p-dots": "a..b...nii.gz",
+    "p-glob": "[a-z]*?.nii.gz",
+    "p-dash": "-rf.nii.gz",
+    "p-deep": "/".join(["deep"] * 150) + "/x.nii.gz",
+    "p-notutf8": os.fsdecode(b"caf\xe9\xff.nii.gz"),
+    "p-quote": 'it\'s "x" \\n.nii.gz',
+}
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES.values(), ids=GOOD_NAMES)
+def test_any_name_that_a_file_can_have_is_taken_and_changes_nothing_else(here, infer, name):
+    scan = here / name
+    scan.parent.mkdir(parents=True, exist_ok=True)
+    write_scan(here / "plain.nii.gz").rename(scan)
+    done = infer(scan)
+    assert done.code == 0, done.err
+    assert all(line.isprintable() for line in (done.out + done.err).split("\n"))
+    case = name.split("/")[-1].removesuffix(".nii.gz")
+    assert {path.name for path in scan.parent.iterdir()} == {scan.name, f"{case}_seg.nii.gz", f"{case}_seg.json"}
+    manifest = json.loads((scan.parent / f"{case}_seg.json").read_text())
+    assert manifest["scan"]["path"] == str(scan)
+    mask, source = nib.load(scan.parent / f"{case}_seg.nii.gz"), nib.load(scan)
+    np.testing.assert_allclose(mask.affine, source.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [["--", "-rf.nii.gz"], ["./-rf.nii.gz"]])
+def test_a_relative_name_that_looks_like_an_option_is_taken(here, infer, given):
+    write_scan(here / "-rf.nii.gz")
+    assert infer("-q", *given).out == f"{here}/-rf_seg.nii.gz\n"
+
+
+def test_a_link_is_followed_and_the_mask_lies_beside_the_link(here, infer):
+    scan = write_scan(here / "store" / "x.nii.gz")
+    (here / "links").mkdir()
+    (here / "links" / "patient.nii.gz").symlink_to(scan)
+    assert infer(here / "links" / "patient.nii.gz").code == 0
+    assert {path.name for path in (here / "store").iterdir()} == {"x.nii.gz"}
+    assert (here / "links" / "patient_seg.nii.gz").is_file()
+
+
+def _symlink_loop(folder):
+    (folder / "a.nii.gz").symlink_to(folder / "b.nii.gz")
+    (folder / "b.nii.gz").symlink_to(folder / "a.nii.gz")
+    return folder / "a.nii.gz"
+
+
+def _folder_loop(folder):
+    (folder / "study").mkdir()
+    (folder / "study" / "again").symlink_to(folder / "study")
+    return folder / "study"
+
+
+def _dangling(folder):
+    (folder / "x.nii.gz").symlink_to(folder / "gone.nii.gz")
+    return folder / "x.nii.gz"
+
+
+def _device(folder):
+    (folder / "x.nii.gz").symlink_to("/dev/zero")
+    return folder / "x.nii.gz"
+
+
+def _fifo(folder):
+    os.mkfifo(folder / "x.nii.gz")
+    return folder / "x.nii.gz"
+
+
+def _folder(name):
+    def make(folder):
+        (folder / name).mkdir()
+        return folder / name
+
+    return make
+
+
+BAD_PATHS = {
+    "p-symlink-loop": (_symlink_loop, "link|loop|exist|found"),
+    "p-folder-loop": (_folder_loop, "no .*(image|dicom|scan)|found|empty"),
+    "p-symlink-dangling": (_dangling, "exist|found|link"),
+    "p-device": (_device, "regular file|device|nifti|not a|header"),
+    "p-fifo": (_fifo, "regular file|pipe|fifo|not a"),
+    "p-dir-as-file": (_folder("x.nii.gz"), "folder|directory|empty|no "),
+    "p-missing": (lambda folder: folder / "gone.nii.gz", "exist|found|no such"),
+    "p-missing-folder": (lambda folder: folder / "gone" / "x.nii.gz", "exist|found|no such"),
+    "p-below-a-file": (lambda folder: write_scan(folder / "x.nii.gz") / "y.nii.gz", "exist|found|no such|folder"),
+    "p-empty-dir": (_folder("study"), "empty|no .*(dicom|image|file)|found"),
+    "p-name-too-long": (lambda folder: folder / ("x" * 300 + ".nii.gz"), "long"),
+    "p-no-suffix": (lambda folder: write_scan(folder / "x.nii.gz").rename(folder / "scan"), "gzip|type|suffix"),
+}
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("make", "words"), BAD_PATHS.values(), ids=BAD_PATHS)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_path_that_leads_to_no_scan_is_refused_by_name(here, infer, make, words, elsewhere):
+    scan = make(here)
+    before = files_in(here)
+    done = infer("-q", scan, *(["--output", here / "out"] if elsewhere else []))
+    assert done.code == 3, done.err
+    assert done.message.startswith(str(scan))
+    assert re.search(words, done.message.replace(str(scan), ""), re.IGNORECASE), done.message
+    assert files_in(here) == before
+
+
+def test_a_file_that_may_not_be_read_is_refused_by_name(here, infer, monkeypatch):
+    scan = write_scan(here / "x.nii.gz")
+    real = os.open
+
+    def forbidden(path, *arguments, **options):
+        if str(path) == str(scan):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("medseg.io.source.os.open", forbidden)
+    done = infer("-q", scan)
+    assert done.code == 3
+    assert "permission denied" in done.message
+    assert files_in(here) == {"x.nii.gz"}
+
+
+def test_the_current_folder_is_a_series_with_the_folders_name(here, infer, real_data, monkeypatch):
+    study = real_data / "hippocampus_dicom" / "Study1"
+    (here / "Study 1").mkdir()
+    for file in study.iterdir():
+        (here / "Study 1" / file.name).symlink_to(file)
+    monkeypatch.chdir(here / "Study 1")
+    assert infer("-q", ".").out == f"{here}/Study 1_seg.nii.gz\n"
+    assert infer("-q", "../Study 1", "-o", "../out").out == "../out/Study 1_seg.nii.gz\n"
+
+
+# Interruptions.
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped")]
+)
+def test_a_signal_ends_with_its_exit_code_and_leaves_nothing(here, infer, monkeypatch, number, code, word):
+    real = type(here).replace
+
+    def signalled(path, target):
+        os.kill(os.getpid(), number)
+        return real(path, target)
+
+    scan = write_scan(here / "x.nii.gz")
+    monkeypatch.setattr(type(here), "replace", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    done = infer("-q", scan)
+    assert (done.code, done.message) == (code, f"{word}\n")
+    assert files_in(here) == {"x.nii.gz"}
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_memory_that_runs_out_is_exit_5_by_name(here, infer, monkeypatch):
+    def too_large(path):
+        raise MemoryError
+
+    monkeypatch.setattr(workflow, "read_volume", too_large)
+    done = infer("-q", write_scan(here / "x.nii.gz"))
+    assert done.code == 5
+    assert done.message.startswith(f"{here}/x.nii.gz: cpu: out of memory; crop the scan")
+
+
+def test_debug_shows_where_an_error_arose(here, capsys, model):
+    (here / "x.nii.gz").write_bytes(b"")
+    arguments = ["infer", str(here / "x.nii.gz"), "--model", str(model), "--device", "cpu", "--debug", "-q"]
+    with pytest.raises(Exception, match="empty"):
+        run(arguments)

@@ -1,0 +1,295 @@
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medseg
+from medseg.core import files
+from medseg.core.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
+from medseg.core.geometry import Geometry, all_storage_orders, order_between
+from medseg.core.volume import Volume
+from medseg.io.nifti import write_volume
+from medseg.io.reading import read_volume
+from medseg.workflows import infer as workflow
+from medseg.workflows.infer import infer, infer_scans
+from tests.models.bad_model import edit_weights
+from tests.models.tiny_model import OBLIQUE, texture, tiny_model, tiny_plan, write_scan
+
+ORDERS = all_storage_orders()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model") / "model", folds=2)
+
+
+@pytest.fixture(scope="module")
+def resampling_model(tmp_path_factory):
+    """A plan on another grid than the scans', so that resampling there and back is part of the work."""
+    plan = tiny_plan(spacing_mm=[1.3, 1.3, 1.3])
+    return tiny_model(tmp_path_factory.mktemp("resampling") / "model", plan=plan)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write_scan(tmp_path / "liver_7.nii.gz")
+
+
+def labels_of(result):
+    return np.asarray(nib.load(result.path).dataobj)
+
+
+def test_the_label_map_lies_on_the_scans_grid_for_any_other_reader(model, scan):
+    result = infer(scan, model=model)
+    image, source = nib.load(result.path), nib.load(scan)
+    assert image.shape == source.shape
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.affine, source.affine, atol=1e-6)
+    np.testing.assert_allclose(image.header.get_qform(), source.affine, atol=1e-4)
+    assert int(image.header["intent_code"]) == 1002
+    assert image.header.get_xyzt_units()[0] == "mm"
+    (extension,) = image.header.extensions
+    names = re.findall(r"liver|tumour", extension.get_content().decode(errors="replace"))
+    assert names == ["liver", "tumour"]
+    np.testing.assert_array_equal(labels_of(result), result.label_map.data)
+    assert set(np.unique(labels_of(result))) == {0, 1, 2}
+
+
+def test_volumes_are_voxels_times_their_size_and_the_manifest_says_what_was_done(model, scan):
+    result = infer(scan, model=model)
+    voxel_ml = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
+    for name, value in (("liver", 1), ("tumour", 2)):
+        assert result.volumes_ml[name] == pytest.approx(np.sum(labels_of(result) == value) * voxel_ml, rel=1e-5)
+    manifest = json.loads(scan.with_name("liver_7_seg.json").read_text())
+    assert manifest["scan"] == {"path": str(scan), "sha256": files.sha256_of(scan)}
+    assert manifest["label_map"]["sha256"] == files.sha256_of(result.path)
+    assert manifest["label_map"]["labels"] == {"background": 0, "liver": 1, "tumour": 2}
+    assert manifest["model"]["sha256"] == files.sha256_of(model / "model.json")
+    assert set(manifest["model"]["weights"]) == {"fold_0.safetensors", "fold_1.safetensors"}
+    assert manifest["volumes_ml"] == pytest.approx(result.volumes_ml, abs=1e-6)
+    assert set(manifest["seconds"]) >= {"read", "preprocess", "network", "blend_and_restore", "write"}
+    assert manifest["geometry"]["orientation"] == "RAS"
+    assert manifest["warnings"] == list(result.warnings)
+    assert manifest == result.manifest
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_same_voxels_stored_in_any_order_get_the_same_labels(resampling_model, tmp_path, order):
+    shape = (13, 12, 9)
+    grid = Geometry(shape, OBLIQUE.astype(np.float32).astype(np.float64))
+    scan = Volume(texture(shape)[np.newaxis].astype(np.float32) * 0.37, grid)
+    write_volume(tmp_path / "ras.nii", scan)
+    write_volume(tmp_path / "other.nii", scan.reordered(order))
+    expected = infer(tmp_path / "ras.nii", model=resampling_model).label_map
+    found = infer(tmp_path / "other.nii", model=resampling_model).label_map
+    back = order_between(found.geometry, grid)
+    assert back is not None
+    np.testing.assert_array_equal(back.array(found.data), expected.data)
+    assert np.bincount(expected.data.ravel(), minlength=3).min() > 0
+
+
+def test_a_dicom_series_gets_the_mask_of_the_same_voxels_written_as_ras_nifti(resampling_model, tmp_path, real_data):
+    study = real_data / "hippocampus_dicom" / "Study1"
+    volume = read_volume(study)
+    assert volume.geometry.orientation == "LPS"
+    ras = nib.as_closest_canonical(nib.Nifti1Image(volume.data[0], volume.geometry.affine))
+    assert nib.aff2axcodes(ras.affine) == ("R", "A", "S")
+    ras.header.set_xyzt_units("mm")
+    nib.save(ras, tmp_path / "ras.nii.gz")
+    from_nifti = infer(tmp_path / "ras.nii.gz", model=resampling_model)
+    from_dicom = infer(study, model=resampling_model, output=tmp_path / "dicom")
+    assert from_dicom.path == tmp_path / "dicom" / f"{study.name}_seg.nii.gz"
+    assert nib.aff2axcodes(nib.load(from_dicom.path).affine) == ("L", "P", "S")
+    np.testing.assert_array_equal(
+        np.asarray(nib.as_closest_canonical(nib.load(from_dicom.path)).dataobj), labels_of(from_nifti)
+    )
+    assert len(np.unique(labels_of(from_nifti))) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 1), (2, 2, 2), (40, 3, 5)])
+def test_scans_smaller_than_a_patch_are_segmented(model, tmp_path, shape):
+    scan = write_scan(tmp_path / "x.nii.gz", texture(shape))
+    assert infer(scan, model=model).label_map.data.shape == shape
+
+
+def test_a_scan_in_which_nothing_is_found_says_so(tmp_path):
+    model = tiny_model(tmp_path / "model")
+    edit_weights(model, lambda tensors: tensors["decoder.seg_layers.0.bias"].__setitem__(0, 1e6))
+    result = infer(write_scan(tmp_path / "x.nii.gz"), model=model)
+    assert result.volumes_ml == {"liver": 0.0, "tumour": 0.0}
+    assert result.warnings == ("no structure was found in this scan",)
+
+
+def test_a_structure_cut_off_by_the_border_is_a_warning(model, scan):
+    data = labels_of(infer(scan, model=model))
+    faces = np.concatenate([np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    touching = [name for name, value in (("liver", 1), ("tumour", 2)) if value in faces]
+    (warning,) = infer(scan, model=model, force=True).warnings
+    assert warning.startswith(f"{', '.join(touching)} touch the border")
+
+
+def test_the_same_scan_gives_the_same_bytes(model, scan, tmp_path):
+    results = [infer(scan, model=model, output=tmp_path / folder) for folder in ("a", "b")]
+    assert results[0].path.read_bytes() == results[1].path.read_bytes()
+
+
+def test_two_folds_are_averaged(model, tmp_path, scan):
+    single = tiny_model(tmp_path / "single")
+    assert (infer(scan, model=single).label_map.data != infer(scan, model=model, force=True).label_map.data).any()
+
+
+@pytest.mark.parametrize(
+    ("output", "label_map", "manifest"),
+    [
+        (None, "liver_7_seg.nii.gz", "liver_7_seg.json"),
+        ("out", "out/liver_7_seg.nii.gz", "out/liver_7_seg.json"),
+        ("out.d/deep", "out.d/deep/liver_7_seg.nii.gz", "out.d/deep/liver_7_seg.json"),
+        ("mask.nii.gz", "mask.nii.gz", "mask.json"),
+        ("mask.nii", "mask.nii", "mask.json"),
+        ("new/mask.NII.GZ", "new/mask.NII.GZ", "new/mask.json"),
+    ],
+)
+def test_output_is_a_file_by_its_suffix_else_a_folder(model, scan, tmp_path, output, label_map, manifest):
+    result = infer(scan, model=model, output=None if output is None else tmp_path / output)
+    assert result.path == tmp_path / label_map
+    assert (tmp_path / manifest).is_file()
+    assert nib.load(result.path).shape == result.label_map.data.shape
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".png", ".img"])
+def test_another_image_suffix_is_refused(model, scan, tmp_path, suffix):
+    with pytest.raises(ConfigError, match=r"\.nii\.gz or \.nii"):
+        infer(scan, model=model, output=tmp_path / f"mask{suffix}")
+
+
+@pytest.mark.parametrize("existing", ["liver_7_seg.nii.gz", "liver_7_seg.json"])
+def test_what_exists_is_overwritten_only_by_force(model, scan, tmp_path, existing):
+    (tmp_path / existing).write_text("old")
+    with pytest.raises(OutputError, match=rf"{existing}: exists already; overwrite it with --force"):
+        infer(scan, model=model)
+    assert (tmp_path / existing).read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    infer(scan, model=model, force=True)
+    assert (tmp_path / existing).read_bytes() != b"old"
+
+
+@pytest.mark.parametrize("way", ["itself", "other spelling", "link"])
+def test_the_scan_itself_is_never_overwritten(model, tmp_path, way):
+    scan = write_scan(tmp_path / "x_seg.nii.gz")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.nii.gz").symlink_to(scan)
+    output = {"itself": None, "other spelling": tmp_path / "sub" / ".." / scan.name, "link": tmp_path / "link.nii.gz"}
+    content = scan.read_bytes()
+    with pytest.raises(OutputError, match="would replace the scan itself"):
+        infer(scan, model=model, output=output[way], force=True)
+    assert scan.read_bytes() == content
+
+
+def test_a_folder_in_the_outputs_place_is_refused(model, scan, tmp_path):
+    (tmp_path / "liver_7_seg.nii.gz").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        infer(scan, model=model, force=True)
+
+
+def test_a_place_below_a_file_is_refused_before_the_work(model, scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "read_volume", None)  # the scan is not even read
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        infer(scan, model=model, output=scan / "out")
+
+
+def test_two_scans_of_one_id_would_overwrite_each_other(model, scan, tmp_path):
+    other = write_scan(tmp_path / "b" / "liver_7.nii")
+    with pytest.raises(ConfigError, match="would both be written"):
+        list(infer_scans([scan, other], model=model, output=tmp_path / "out", force=True, device="cpu"))
+    twice = tmp_path / "b" / ".." / "liver_7.nii.gz"
+    with pytest.raises(ConfigError, match="would both be written"):
+        list(infer_scans([scan, twice], model=model, output=None, force=True, device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_file_cannot_hold_two_scans(model, scan, tmp_path):
+    other = write_scan(tmp_path / "liver_8.nii")
+    with pytest.raises(ConfigError, match="is one file, but 2 scans are given"):
+        list(infer_scans([scan, other], model=model, output=tmp_path / "m.nii.gz", force=False, device="cpu"))
+
+
+def test_a_bad_scan_among_several_is_an_outcome_and_the_rest_is_done(model, scan, tmp_path):
+    bad, good = tmp_path / "bad.nii.gz", write_scan(tmp_path / "liver_8.nii.gz")
+    bad.write_bytes(scan.read_bytes()[:-20])
+    outcomes = list(infer_scans([scan, bad, good], model=model, output=None, force=False, device="cpu"))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1].error, DataError)
+    assert "bad.nii.gz" in str(outcomes[1].error)
+    assert sorted(path.name for path in tmp_path.glob("*_seg*")) == [
+        *("liver_7_seg.json", "liver_7_seg.nii.gz", "liver_8_seg.json", "liver_8_seg.nii.gz")
+    ]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")],
+)
+def test_a_scan_too_large_for_the_memory_is_named_and_the_next_is_done(model, scan, tmp_path, monkeypatch, failure):
+    good, real = write_scan(tmp_path / "liver_8.nii.gz"), read_volume
+
+    def too_large(path):
+        if path == scan:
+            raise failure
+        return real(path)
+
+    monkeypatch.setattr(workflow, "read_volume", too_large)
+    first, second = infer_scans([scan, good], model=model, output=None, force=False, device="cpu")
+    assert isinstance(first.error, ResourceError)
+    assert str(first.error).startswith(f"{scan}: cpu: out of memory")
+    assert second.result is not None
+
+
+@pytest.mark.parametrize("call", range(1, 5))
+@pytest.mark.parametrize("force", [False, True])
+def test_a_disk_that_fills_while_writing_leaves_both_files_as_they_were(
+    model, scan, tmp_path, monkeypatch, call, force
+):
+    if force:
+        infer(scan, model=model)
+        (tmp_path / "liver_7_seg.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real, calls = type(tmp_path).open, []
+
+    def full(path, mode="r", *arguments, **options):
+        if "w" in mode or "+" in mode:
+            calls.append(path)
+            if len(calls) == call:
+                raise OSError(28, "No space left on device")
+        return real(path, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "open", full)
+        with pytest.raises(ResourceError, match="disk is full"):
+            infer(scan, model=model, force=force)
+    assert len(calls) == call
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_another_number_of_channels_is_the_scans_fault(model, tmp_path):
+    scan = write_scan(tmp_path / "x.nii.gz", np.stack([texture(), texture()], axis=-1))
+    with pytest.raises(DataError, match=r"x\.nii\.gz: the scan has 2 channel\(s\), the plan expects 1"):
+        infer(scan, model=model)
+
+
+def test_a_model_that_is_missing_is_told_before_the_scan_is_read(scan, tmp_path):
+    with pytest.raises(ModelError, match="does not exist; train one with"):
+        infer(scan, model=tmp_path / "nothing")
+
+
+def test_the_public_function_shows_its_result_in_a_notebook(model, scan):
+    result = medseg.infer(scan, model=model)
+    page = result._repr_html_()
+    assert all(words in page for words in ("liver_7_seg.nii.gz", "volume mL", "liver", "tumour", "#D55E00"))
+    assert f"liver {result.volumes_ml['liver']:.1f} mL" in repr(result)
+
+
+def test_names_are_escaped_in_a_notebook(model, tmp_path):
+    scan = write_scan(tmp_path / "<b>&x.nii.gz")
+    assert "&lt;b&gt;&amp;x_seg" in infer(scan, model=model)._repr_html_()
