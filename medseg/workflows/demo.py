@@ -24,7 +24,7 @@ from medseg.workflows.train import train
 
 Say = Callable[[str], None]
 TRAINING_CASES, UNSEEN_CASES = 24, 6
-TRAINING_BUDGET = "150s"
+TRAINING_BUDGET = "175s"
 ABDOMEN = (-160.0, 240.0)  # HU shown from black to white
 _MARK = "demo.json"  # the sign that --force may replace the folder
 
