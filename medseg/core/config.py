@@ -3,6 +3,7 @@
 import math
 import re
 from copy import deepcopy
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -186,6 +187,7 @@ def load_config(path: Path | str, overrides: dict[str, str] | None = None) -> Co
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, got a {type(content).__name__}")
     resolve_paths(content, path.absolute().parent)
+    document = replace(document, overridden=frozenset(overrides or {}))
     return config_from(override(content, overrides or {}), str(path), document)
 
 
@@ -260,7 +262,8 @@ def _problem(error: Any, document: Document | None) -> str:
     where = ".".join(keys)
     about_labels = not keys and error["msg"].startswith("Value error, labels:")
     line = document.line_of(["labels"] if about_labels else keys) if document else None
-    at = f"line {line}: " if line else ""
+    given = document and any(".".join(keys[:n]) in document.overridden for n in range(1, len(keys) + 1))
+    at = "on the command line: " if given else f"line {line}: " if line else ""
     if error["type"] == "extra_forbidden":
         near = get_close_matches(keys[-1], _known_keys(keys[:-1]), 1, 0.5)
         return f"{at}unknown key {where!r}" + (

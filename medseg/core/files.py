@@ -282,9 +282,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _explained(error: OSError, path: Path) -> MedsegError:
     if error.errno in DISK_FULL:
-        free = _free_bytes(path)
+        limit = " or the file size limit (ulimit -f) is reached" if error.errno == errno.EFBIG else ""
         return ResourceError(
-            f"{path}: the disk is full ({free}); free some space and run again, nothing was overwritten"
+            f"{path}: the disk is full{limit} ({_free_bytes(path)}); free some space and run again, nothing was overwritten"
         )
     return OutputError(f"{path}: cannot write there ({error.strerror or error}); choose another place with --output")
 

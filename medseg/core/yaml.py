@@ -28,10 +28,11 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """``content`` of a YAML file, and the line of each key path."""
+    """``content`` of a YAML file, the line of each key path, and the keys that the command line gave instead."""
 
     content: Any
     lines: dict[tuple[str, ...], int]
+    overridden: frozenset[str] = frozenset()
 
     def line_of(self, keys: list[str]) -> int | None:
         """Line of the deepest part of ``keys`` that the file has; None for the root."""

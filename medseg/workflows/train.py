@@ -88,6 +88,8 @@ def _train(
     only_final = config.train.fold == "final"
     splits = [] if only_final else split_by_patient(cases, folds=config.train.folds, seed=config.train.seed)
     _chosen(config, splits, cases)
+    if resume and not folder.exists():
+        say(f"nothing to resume in {folder}: starting a new run")
     say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; device {device}")
     left_out = left_out_structures(config.data, labels)
     if left_out:
