@@ -13,11 +13,15 @@ from medseg.core.labels import Labels
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An intensity image: ``data`` (C, I, J, K) on ``geometry``; ``warnings`` say what reading it had to assume."""
+    """An intensity image: ``data`` (C, I, J, K) on ``geometry``; ``warnings`` say what reading it had to assume.
+
+    ``modality`` is what the file says it is, such as CT or MR; empty where the format does not say.
+    """
 
     data: npt.NDArray[Any]
     geometry: Geometry
     warnings: tuple[str, ...] = field(default=())
+    modality: str = ""
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[1:] != self.geometry.shape:
@@ -28,7 +32,7 @@ class Volume:
         return int(self.data.shape[0])
 
     def reordered(self, order: StorageOrder) -> "Volume":
-        return Volume(order.array(self.data), order.geometry(self.geometry), self.warnings)
+        return Volume(order.array(self.data), order.geometry(self.geometry), self.warnings, self.modality)
 
     def canonical(self) -> "Volume":
         """The same volume stored nearest to RAS: a view."""

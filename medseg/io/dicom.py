@@ -8,6 +8,7 @@ from medseg.core.volume import Volume
 from medseg.io.dicom_files import find_files, has_dicom_mark
 from medseg.io.dicom_frames import check_rescale, frames_of
 from medseg.io.dicom_grid import stacked
+from medseg.io.dicom_header import text
 from medseg.io.dicom_pixels import layout_of, read_intensities
 from medseg.io.dicom_series import check_one_patient, image_headers, only_series, only_stack, without_copies
 
@@ -34,7 +35,8 @@ def read_dicom(folder: Path, *, max_voxels: int = 2**31) -> Volume:
         meant = check_rescale(frames, folder)
         ordered, geometry, assumed = stacked(frames, folder)
         data = read_intensities(ordered, place=folder, max_voxels=max_voxels)
-    return Volume(data.transpose(2, 1, 0)[None], geometry, (*notes, *scouts, *copies, *meant, *assumed))
+    modality = text(series[0].dataset, "Modality")
+    return Volume(data.transpose(2, 1, 0)[None], geometry, (*notes, *scouts, *copies, *meant, *assumed), modality)
 
 
 def is_dicom_folder(folder: Path) -> bool:

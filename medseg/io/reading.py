@@ -96,7 +96,7 @@ def _read_dicom(path: Path, max_voxels: int) -> Stored:
     from medseg.io.dicom import read_dicom
 
     volume = read_dicom(path, max_voxels=max_voxels)
-    return Stored(volume.data, volume.geometry, warnings=volume.warnings)
+    return Stored(volume.data, volume.geometry, warnings=volume.warnings, modality=volume.modality)
 
 
 def _unsupported(lower: str, start: bytes) -> str:

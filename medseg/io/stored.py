@@ -26,6 +26,7 @@ class Stored:
     slope: float = 1.0
     intercept: float = 0.0
     warnings: tuple[str, ...] = ()
+    modality: str = ""
 
     @property
     def scaled(self) -> bool:
@@ -59,7 +60,7 @@ def as_intensities(name: str, stored: Stored) -> Volume:
         for place, block in stored.blocks():
             data[place] = block
     constant = ("the image is constant",) if (low == high).any() else ()
-    return Volume(data, stored.geometry, (*stored.warnings, *constant))
+    return Volume(data, stored.geometry, (*stored.warnings, *constant), stored.modality)
 
 
 def as_label_map(name: str, stored: Stored, labels: Labels | None) -> LabelMap:

@@ -15,6 +15,7 @@ from medseg.core.case import case_id, has_image_suffix
 from medseg.core.component import build
 from medseg.core.errors import ConfigError, DataError, MedsegError, ModelError, OutputError
 from medseg.core.files import check_writable, is_there, json_bytes, sha256_of, write_together
+from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
@@ -156,7 +157,11 @@ class _Loaded:
             reading = time.perf_counter() - clock
             found = self._segmented(scan, volume, progress)
             volumes = found.label_map.volumes_ml()
-            warnings = (*volume.warnings, *_oddities(found.label_map, volumes))
+            warnings = (
+                *volume.warnings,
+                *_other_modality(volume, self.model.plan),
+                *_oddities(found.label_map, volumes),
+            )
             clock = time.perf_counter()
             content = label_map_bytes(target, found.label_map)
             seconds = {"read": reading} | found.seconds | {"write": time.perf_counter() - clock}
@@ -265,6 +270,13 @@ def _targets(scans: Sequence[Path], output: Path | None, *, force: bool) -> list
 def _named(scan: Path) -> Path:
     """``scan`` as an absolute path that ends in a name, also where it was given as ``.`` or ``..``."""
     return Path(os.path.realpath(scan)) if scan.name in ("", "..") else scan.absolute()
+
+
+def _other_modality(volume: Volume, plan: Plan) -> list[str]:
+    """A CT model on an MR scan, or the reverse, where the scan says what it is: the figures then mean little."""
+    if {volume.modality, plan.modality} == {"CT", "MR"}:
+        return [f"the scan is {volume.modality}, but the model was trained on {plan.modality}: do not trust the result"]
+    return []
 
 
 def _oddities(label_map: LabelMap, volumes_ml: Mapping[str, float]) -> list[str]:

@@ -108,6 +108,13 @@ def test_a_dicom_series_gets_the_mask_of_the_same_voxels_written_as_ras_nifti(re
     assert len(np.unique(labels_of(from_nifti))) == 3
 
 
+@pytest.mark.parametrize(("modality", "said"), [("CT", True), ("MR", False), ("other", False)])
+def test_a_scan_of_another_modality_than_the_models_is_told(tmp_path, real_data, modality, said):
+    model = tiny_model(tmp_path / "model", plan=tiny_plan(modality=modality))
+    found = infer(real_data / "hippocampus_dicom" / "Study1", model=model, output=tmp_path / "out")
+    assert any("the scan is MR" in warning for warning in found.warnings) is said
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 1), (2, 2, 2), (40, 3, 5)])
 def test_scans_smaller_than_a_patch_are_segmented(model, tmp_path, shape):
     scan = write_scan(tmp_path / "x.nii.gz", texture(shape))
