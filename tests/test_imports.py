@@ -58,7 +58,6 @@ DOORS = {
 # What writes without `core.files`, and why it may.
 MAY_WRITE = {
     "core.files": "the one that writes",
-    "report.evaluation": "fills the temporary file that write_durable gives it",
     "io.dicom_decode": "writes decoded pixels to the pipe of its parent",
 }
 WRITERS = {

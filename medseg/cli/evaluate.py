@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,11 +33,11 @@ def evaluate(
     Two files, or two folders matched by case id (the file name without its image suffix and a trailing _seg). A label
     map stored in another axis order is the same label map; one on another grid is an error.
     """
-    from medseg.cli.console import note_line
+    from medseg.cli.console import note_line, progress_bars
     from medseg.core.errors import CasesError
     from medseg.workflows.evaluate import evaluate as score
 
-    with _progress_bar(hidden=quiet) as progress:
+    with progress_bars(quiet=quiet) as progress:
         report = score(predictions, references, labels=labels, output=output, skip_bad=skip_bad, progress=progress)
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=True, allow_nan=False))
@@ -50,21 +48,6 @@ def evaluate(
     if report.skipped:
         problems = "; ".join(f"{case} ({problem})" for case, problem in report.skipped)
         raise CasesError(f"{len(report.skipped)} case(s) skipped, {len(report.cases)} scored: {problems}")
-
-
-@contextmanager
-def _progress_bar(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr where that is a terminal, else nothing."""
-    if hidden or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scoring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_tables(report: "Report") -> None:

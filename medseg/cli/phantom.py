@@ -1,8 +1,5 @@
 """`medseg phantom`: phantom CT scans as a dataset to train and test on."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +20,13 @@ def phantom(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Write phantom CT scans of the abdomen with known organs: data to try everything on, without a download."""
-    from medseg.cli.console import printable
+    from medseg.cli.console import printable, progress_bars
     from medseg.core.errors import ConfigError
     from medseg.workflows.phantom import write_msd
 
     if layout != "msd":
         raise ConfigError(f"--layout is {layout!r}; phantoms are written as msd only")
-    with _progress_bar(hidden=quiet) as progress:
+    with progress_bars(quiet=quiet) as progress:
         dataset = write_msd(
             output, cases=cases, test=test, seed=seed, structures=structures, force=force, progress=progress
         )
@@ -39,18 +36,3 @@ def phantom(
     print(f"{len(dataset.training)} training and {len(dataset.test)} test phantom CT scans (seed {seed}) in {where}")
     print(f"labels {', '.join(f'{value} {name}' for name, value in dataset.labels.mapping().items())}")
     print(f"true volumes in mL: {printable(str(dataset.folder / 'volumes.csv'))}")
-
-
-@contextmanager
-def _progress_bar(*, hidden: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr where that is a terminal, else nothing."""
-    if hidden or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("phantoms", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

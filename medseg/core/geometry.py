@@ -15,6 +15,7 @@ from medseg.core.errors import GeometryError
 
 Affine = npt.NDArray[np.float64]
 SAME_GRID_TOLERANCE = 0.05  # voxels a corner may move between grids that count as the same
+SHEAR_TOLERANCE = 5e-3  # radians from a right angle (0.3 degrees): rounding of direction cosines, not a gantry tilt
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,18 @@ class Geometry:
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in millilitres (the determinant, so that a shear counts right)."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
+
+    @cached_property
+    def shear_degrees(self) -> float:
+        """The largest angle by which two voxel axes miss a right angle: 0 but for a gantry tilt or the like."""
+        axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        cosines = np.abs([axes[:, 0] @ axes[:, 1], axes[:, 0] @ axes[:, 2], axes[:, 1] @ axes[:, 2]])
+        return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+
+    @property
+    def is_sheared(self) -> bool:
+        """True where the voxel axes do not stand at right angles, beyond the rounding of direction cosines."""
+        return bool(self.shear_degrees > np.degrees(SHEAR_TOLERANCE))
 
     @cached_property
     def orientation(self) -> str:
@@ -202,3 +215,35 @@ def shape_at_spacing(geometry: Geometry, spacing_mm: tuple[float, float, float])
         for n, old, new in zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)
     )
     return i, j, k
+
+
+def upright(geometry: Geometry) -> Geometry:
+    """The smallest grid with axes at right angles that covers the sheared ``geometry``; ``geometry`` itself if it is not.
+
+    The two axes that stand best to each other stay, of equals those of the finest spacing (the pixels of tilted slices);
+    the third becomes their normal. Planes across the third axis stay where they are, so that a gantry tilt is undone by a
+    shift within each slice alone.
+    """
+    if not geometry.is_sheared:
+        return geometry
+    columns = geometry.affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    axes = columns / lengths
+
+    def badness(choice: tuple[int, int, int]) -> tuple[float, float]:
+        a, b, _ = choice
+        return round(float(abs(axes[:, a] @ axes[:, b])), 3), float(lengths[a] * lengths[b])
+
+    first, second, third = min(((0, 1, 2), (0, 2, 1), (1, 2, 0)), key=badness)
+    along = axes[:, first]
+    beside = axes[:, second] - (axes[:, second] @ along) * along
+    beside /= np.linalg.norm(beside)
+    normal = np.cross(along, beside)
+    affine = geometry.affine.copy()
+    affine[:3, second] = beside * lengths[second]
+    affine[:3, third] = normal * (normal @ columns[:, third])
+    corners = geometry.to_world(list(product(*((0, n - 1) for n in geometry.shape))))
+    indices = Geometry(geometry.shape, affine).to_voxel(corners)
+    low = np.floor(indices.min(axis=0) + 1e-6).astype(int)
+    i, j, k = (np.ceil(indices.max(axis=0) - 1e-6).astype(int) - low + 1).tolist()
+    return crop(Geometry(geometry.shape, affine), (int(low[0]), int(low[1]), int(low[2])), (i, j, k))

@@ -4,9 +4,10 @@ import numpy as np
 
 from medseg.core.component import build
 from medseg.core.errors import DataError
-from medseg.core.geometry import order_between, resized, shape_at_spacing
+from medseg.core.geometry import order_between, resized, shape_at_spacing, upright
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
+from medseg.core.regrid import label_map_onto, straightened
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
 from medseg.data.resample import resample, resample_channels, spline_orders
@@ -15,11 +16,12 @@ from medseg.data.resample import resample, resample_channels, spline_orders
 def preprocess(volume: Volume, plan: Plan) -> Volume:
     """``volume`` in RAS storage, normalised, at the plan's spacing over the same field of view; float32.
 
-    Raises DataError where the number of channels is not the plan's.
+    A sheared scan (gantry tilt) is resampled to right angles first. Raises DataError where the number of channels is not
+    the plan's.
     """
     if volume.channels != plan.channels:
         raise DataError(f"the scan has {volume.channels} channel(s), the plan expects {plan.channels}")
-    ras = volume.canonical()
+    ras = straightened(volume.canonical())
     shape = shape_at_spacing(ras.geometry, plan.spacing_mm)
     orders = spline_orders(ras.geometry.spacing_mm)
     # One memory layout first: sums and products would otherwise round differently for each storage order.
@@ -37,11 +39,12 @@ def preprocess_reference(reference: LabelMap, image: Volume, plan: Plan) -> Labe
 
     The reference may be stored in another order; it must lie on the image's grid (the dataset check sees to it).
     """
-    ras = image.canonical().geometry
-    order = order_between(reference.geometry, ras)
+    stored = image.canonical().geometry
+    order = order_between(reference.geometry, stored)
     if order is None:
         raise DataError(f"label grid {reference.geometry} differs from the image grid {image.geometry}")
     labels = Labels.from_mapping(plan.labels)
-    channels = labels.to_channels(order.array(reference.data))
+    ras = upright(stored)
+    channels = label_map_onto(LabelMap(labels.to_channels(order.array(reference.data)), stored), ras).data
     shape = shape_at_spacing(ras, plan.spacing_mm)
     return LabelMap(resample_channels(channels, labels.channels, shape), resized(ras, shape))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.core.geometry import order_to
+from medseg.core.geometry import order_to, upright
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
+from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
 from medseg.inference.restore import restore
@@ -30,7 +31,8 @@ class Segmented:
 def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, progress: Progress = silent) -> Segmented:
     """Segment ``volume`` (C, I, J, K) with the plan's windows, Gaussian blend, overlap one half.
 
-    Stored in any of the 48 orders, the same voxels get the same labels. Logits of all classes exist for one slab of
+    Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
+    grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
     windows at a time only.
     """
     labels = Labels.from_mapping(plan.labels)
@@ -38,7 +40,9 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
     prepared = preprocess(volume, plan)
     clock.append(time.perf_counter())
     order = order_to(volume.geometry)
-    source, target = prepared.geometry.shape, order.geometry(volume.geometry).shape
+    stored = order.geometry(volume.geometry)
+    grid = upright(stored)
+    source = prepared.geometry.shape
     axis = int(np.argmax(source))
     padded = tuple(max(n, w) for n, w in zip(source, plan.patch_size, strict=True))
     total = len(window_starts((padded[0], padded[1], padded[2]), plan.patch_size, OVERLAP))
@@ -58,10 +62,11 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
         prepared.data, timed, channels=labels.channels, window=plan.patch_size, axis=axis, overlap=OVERLAP, batch=batch
     )
     channels = restore(
-        slabs, source=source, target=target, axis=axis, dtype=np.uint8 if labels.channels <= 256 else np.uint16
+        slabs, source=source, target=grid.shape, axis=axis, dtype=np.uint8 if labels.channels <= 256 else np.uint16
     )
     clock.append(time.perf_counter())
-    values = np.ascontiguousarray(order.inverse.array(labels.to_values(channels)))
+    found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)
+    values = np.ascontiguousarray(order.inverse.array(found.data))
     label_map = LabelMap(values, volume.geometry, labels)
     seconds = {
         "preprocess": clock[1] - clock[0],

@@ -11,9 +11,10 @@ from medseg.io.dicom_grid import stacked
 from medseg.io.dicom_header import text
 from medseg.io.dicom_pixels import layout_of, read_intensities
 from medseg.io.dicom_series import check_one_patient, image_headers, only_series, only_stack, without_copies
+from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 
 
-def read_dicom(folder: Path, *, max_voxels: int = 2**31) -> Volume:
+def read_dicom(folder: Path, options: ReadOptions = DEFAULTS) -> Scan:
     """The one image series in ``folder`` (searched through all levels), or in one multi-frame file, as a volume.
 
     ``data`` is (1, I, J, K): i along the columns, j along the rows, k along the slice normal, ascending; each slice's
@@ -34,9 +35,11 @@ def read_dicom(folder: Path, *, max_voxels: int = 2**31) -> Volume:
         only_stack(frames, folder)
         meant = check_rescale(frames, folder)
         ordered, geometry, assumed = stacked(frames, folder)
-        data = read_intensities(ordered, place=folder, max_voxels=max_voxels)
+        data = read_intensities(ordered, place=folder, max_voxels=options.max_voxels)
     modality = text(series[0].dataset, "Modality")
-    return Volume(data.transpose(2, 1, 0)[None], geometry, (*notes, *scouts, *copies, *meant, *assumed), modality)
+    said = (*notes, *scouts, *copies, *meant, *assumed)
+    volume = Volume(data.transpose(2, 1, 0)[None], geometry, said, modality)
+    return Scan(volume, tuple(ordered), tuple(range(len(ordered))))
 
 
 def is_dicom_folder(folder: Path) -> bool:

@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.errors import GeometryError
-from medseg.core.geometry import Affine
+from medseg.core.geometry import SHEAR_TOLERANCE, Affine, Geometry
 
 SMALLEST_MM, LARGEST_MM = 0.005, 200.0  # a scan in metres or micrometres read as millimetres falls outside
 FARTHEST_MM = 1e7  # no scanner's room is larger than 10 km; nothing overflows below
-SHEAR_TOLERANCE = 5e-3  # radians from a right angle (0.3 degrees): rounding of direction cosines, not a gantry tilt
+MOST_SHEAR_DEGREES = 45.0  # no gantry tilts beyond 30 degrees
 
 
 def check_spacing(name: str, spacing_mm: npt.ArrayLike, field: str) -> None:
@@ -26,10 +26,10 @@ def check_spacing(name: str, spacing_mm: npt.ArrayLike, field: str) -> None:
         )
 
 
-def check_affine(name: str, affine: Affine, field: str) -> None:
-    """Raise GeometryError unless ``affine`` (4, 4) is finite, spans a volume and has axes at right angles.
+def check_affine(name: str, affine: Affine, field: str) -> list[str]:
+    """Raise GeometryError unless ``affine`` (4, 4) is finite and spans a volume; a note where its axes are sheared.
 
-    A shear is refused rather than kept: distances in millimetres along the axes would be wrong downstream.
+    A shear as of a tilted gantry is kept: whoever needs right angles resamples by the full affine.
     """
     if not np.isfinite(affine).all():
         raise GeometryError(f"{name}: {field} affine must be finite, got NaN or inf")
@@ -39,12 +39,20 @@ def check_affine(name: str, affine: Affine, field: str) -> None:
     if lengths.min() < 1e-12 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError(f"{name}: {field} affine is singular (determinant 0): its axes span no volume")
     check_spacing(name, lengths, field)
-    axes = affine[:3, :3] / lengths
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        cosine = float(axes[:, first] @ axes[:, second])
-        if abs(cosine) > SHEAR_TOLERANCE:
-            degrees = np.degrees(np.arccos(cosine))
-            raise GeometryError(
-                f"{name}: {field} affine holds a shear: axes {'ijk'[first]} and {'ijk'[second]} meet at {degrees:.1f} "
-                "degrees, not orthogonal (90); resample the scan onto an orthogonal grid first"
-            )
+    degrees = Geometry((1, 1, 1), affine).shear_degrees
+    if degrees > MOST_SHEAR_DEGREES:
+        raise GeometryError(
+            f"{name}: {field} affine holds a shear: its axes miss right angles by {degrees:.1f} degrees (orthogonal: 0; a "
+            f"gantry tilt: at most 30); the header is damaged, or resample the scan onto an orthogonal grid first"
+        )
+    return shear_note(degrees)
+
+
+def shear_note(degrees: float) -> list[str]:
+    """What to say of voxel axes that miss right angles by so much: nothing within rounding."""
+    if degrees <= np.degrees(SHEAR_TOLERANCE):
+        return []
+    return [
+        f"the voxel axes are sheared by {degrees:.1f} degrees (gantry tilt): the sheared affine is kept, the network sees "
+        "the scan resampled to right angles, and results are mapped back"
+    ]

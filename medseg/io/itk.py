@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK
 from isal import isal_zlib
 
-from medseg.core.errors import DataError, ResourceError
+from medseg.core.errors import DataError, GeometryError, ResourceError
 from medseg.core.geometry import Affine, Geometry
 from medseg.io.grid import check_affine
 from medseg.io.itk_header import ItkHeader, read_itk_header
@@ -36,7 +36,10 @@ def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES)
     if image.GetDimension() != 3:
         raise DataError(f"{name}: a {image.GetDimension()}D image of shape {image.GetSize()}; a 3D scan is needed")
     affine = _ras_affine(image)
-    check_affine(name, affine, "direction")
+    if notes := check_affine(name, affine, "direction"):
+        raise GeometryError(
+            f"{name}: {notes[0].split(':')[0]}, but directions of this format stand at right angles (shear)"
+        )
     array = SimpleITK.GetArrayFromImage(image)  # (K, J, I) or (K, J, I, C)
     channels = image.GetNumberOfComponentsPerPixel()
     if channels in (3, 4) and array.dtype == np.uint8:

@@ -191,10 +191,11 @@ def _affine(header: npt.NDArray[Any], name: str, shape: tuple[int, int, int]) ->
         if not 0 <= header[code] <= 5:
             raise GeometryError(f"{name}: {code} is {header[code]}, expected 0 to 5; the header is damaged")
     sform = None
+    notes: list[str] = []
     if header["sform_code"] > 0:
         sform = np.eye(4)
         sform[:3] = [header[f"srow_{row}"] for row in "xyz"]
-        check_affine(name, sform, "sform")
+        notes = check_affine(name, sform, "sform")
     if header["qform_code"] > 0:
         qform = qform_affine(header, name)
         check_affine(name, qform, "qform")
@@ -208,7 +209,7 @@ def _affine(header: npt.NDArray[Any], name: str, shape: tuple[int, int, int]) ->
                 f"{name}: spacing in pixdim {_mm(pixdim)} differs from that of the sform {_mm(lengths)}; "
                 "one of them is wrong: write the right one into both"
             )
-        return sform, ()
+        return sform, tuple(notes)
     affine = np.diag([-pixdim[0], pixdim[1], pixdim[2], 1.0])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
     return affine, ("the file holds no orientation (sform and qform are 0): left and right are a guess",)
@@ -222,7 +223,7 @@ def _check_agreement(name: str, shape: tuple[int, int, int], sform: Affine, qfor
     if moved_mm > allowed_mm:
         raise GeometryError(
             f"{name}: qform and sform disagree: a corner of the grid moves by {moved_mm:.3g} mm between them; "
-            "one of the two is wrong: set both to the true one"
+            "one of the two is wrong (or the sform affine holds a shear, which a qform cannot): set both to the true one"
         )
 
 

@@ -1,7 +1,9 @@
 """One door for every scan and label map: the path decides the reader, and all of them are held to the same checks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,93 +12,114 @@ from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import order_between
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
+from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, check_regular, foreign_content, open_regular, shown
 from medseg.io.stored import Stored, as_intensities, as_label_map
 
-MAX_VOXELS = 2**31
 _NIFTI = ".nii", ".nii.gz", ".hdr", ".img"
 _ITK = ".mha", ".mhd", ".nrrd", ".nhdr"
 _FLAT = ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"
 _READ = "NIfTI (.nii, .nii.gz, .hdr/.img), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr) and DICOM folders"
 
 
-def read_volume(path: Path, *, channels: int | None = None, max_voxels: int = MAX_VOXELS) -> Volume:
-    """The scan at ``path`` in stored axis order, in RAS+ millimetres.
+@contextmanager
+def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Iterator[Scan]:
+    """The scan at ``paths``, its channels from one file each (or all from one), in the first one's storage order.
 
-    ``path`` is an image file, the folder of one DICOM series, or a multi-frame DICOM file. Integers and float32 keep
-    their type, scaled or wider intensities become float32; a 4th axis becomes the channels. What had to be assumed is
-    in ``warnings``. Raises DataError or GeometryError naming the file and what is wrong; with ``channels``, also where
-    the scan has another number of them.
+    Each path is an image file, the folder of a DICOM series, or a multi-frame DICOM file. Voxels lie in RAS+ millimetres
+    in stored axis order; integers and float32 keep their type, scaled or wider intensities become float32; a 4th axis
+    becomes the channels. What had to be assumed is in the volume's ``warnings``. The frames' files exist for the block
+    only, where they came from an archive.
+
+    Raises DataError or GeometryError naming the file and what is wrong: also where the number of channels is not
+    ``channels``, and where the grids of two files differ.
     """
-    stored = _read(path, max_voxels, IMAGE_BOMB_BYTES)
-    if channels is not None and stored.data.shape[0] != channels:
+    scans = [_scan(path, options) for path in paths]
+    volume = _joined(paths, [scan.volume for scan in scans])
+    if channels is not None and volume.channels != channels:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         raise DataError(
-            f"{shown(path)}: {stored.data.shape[0]} channels (4th dimension: a time series or several volumes?), "
-            f"expected {channels}; give one file per case with the channels that the model was trained on"
+            f"{shown(paths[0])}{more}: {volume.channels} channels (4th dimension: a time series or several volumes?), "
+            f"expected {channels}; give the channels that the model was trained on"
         )
-    return as_intensities(shown(path), stored)
+    yield replace(scans[0], volume=volume)
 
 
-def read_volumes(paths: Sequence[Path], *, channels: int | None = None, max_voxels: int = MAX_VOXELS) -> Volume:
-    """The channels of one case, one file each, in the first file's storage order.
+def read_volume(path: Path, *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Volume:
+    """The volume of ``open_scan`` for one path."""
+    with open_scan([path], channels=channels, options=options) as scan:
+        return scan.volume
 
-    Raises GeometryError naming both files where a grid differs from the first, and whatever ``read_volume`` raises.
-    """
-    if len(paths) == 1:
-        return read_volume(paths[0], channels=channels, max_voxels=max_voxels)
-    volumes = [read_volume(path, max_voxels=max_voxels) for path in paths]
-    first = volumes[0].geometry
+
+def read_volumes(paths: Sequence[Path], *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Volume:
+    """The volume of ``open_scan`` for the channels of one case."""
+    with open_scan(paths, channels=channels, options=options) as scan:
+        return scan.volume
+
+
+def _joined(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
+    """All channels on the first volume's grid, in its storage order. Raises GeometryError where a grid differs."""
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
     parts = []
     for path, volume in zip(paths, volumes, strict=True):
-        order = order_between(volume.geometry, first)
+        order = order_between(volume.geometry, first.geometry)
         if order is None:
             raise GeometryError(
-                f"{shown(path)}: grid {volume.geometry!r} differs from {first!r} of {shown(paths[0])}; "
+                f"{shown(path)}: grid {volume.geometry!r} differs from {first.geometry!r} of {shown(paths[0])}; "
                 "the channels of one case must lie on one grid: resample them first"
             )
         parts.append(order.array(volume.data))
     warnings = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
-    joined = Volume(np.concatenate(parts), first, tuple(warnings))
-    if channels is not None and joined.channels != channels:
-        raise DataError(f"{shown(paths[0])} and {len(paths) - 1} more: {joined.channels} channels, expected {channels}")
-    return joined
+    return Volume(np.concatenate(parts), first.geometry, tuple(warnings), first.modality)
 
 
-def read_label_map(path: Path, labels: Labels | None = None, *, max_voxels: int = MAX_VOXELS) -> LabelMap:
+def read_label_map(path: Path, labels: Labels | None = None, *, options: ReadOptions = DEFAULTS) -> LabelMap:
     """The label map at ``path`` in stored axis order and the smallest unsigned type that holds its values.
 
     Floats that hold whole numbers are taken as such. Raises DataError for fractions, NaN, negative values, colours,
     several channels and, where ``labels`` is given, for values that it does not name.
     """
-    return as_label_map(shown(path), _read(path, max_voxels, LABEL_BOMB_BYTES), labels)
+    return as_label_map(shown(path), _read(path, options, LABEL_BOMB_BYTES), labels)
 
 
-def _read(path: Path, max_voxels: int, bomb_bytes: int) -> Stored:
+def _scan(path: Path, options: ReadOptions) -> Scan:
     """Imports the reader's library only once its format is met: `import medseg.io.reading` stays cheap."""
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where the name is too long or the parent is barred
-        return _read_dicom(path, max_voxels)
-    check_regular(path)
+    if _is_dicom(path):
+        from medseg.io.dicom import read_dicom
+
+        return read_dicom(path, options)
+    return Scan(as_intensities(shown(path), _read(path, options, IMAGE_BOMB_BYTES)))
+
+
+def _read(path: Path, options: ReadOptions, bomb_bytes: int) -> Stored:
     lower = path.name.lower()
+    if _is_dicom(path):
+        volume = _scan(path, options).volume
+        return Stored(volume.data, volume.geometry, warnings=volume.warnings)
     if lower.endswith(_NIFTI):
         from medseg.io.nifti import read_nifti
 
-        return read_nifti(path, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
+        return read_nifti(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes)
     if lower.endswith(_ITK):
         from medseg.io.itk import read_itk
 
-        return read_itk(path, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
+        return read_itk(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes)
     with open_regular(path) as file:
         start = file.read(512)
-    if start[128:132] == b"DICM":
-        return _read_dicom(path, max_voxels)
     raise DataError(f"{shown(path)}: {_unsupported(lower, start)}")
 
 
-def _read_dicom(path: Path, max_voxels: int) -> Stored:
-    from medseg.io.dicom import read_dicom
-
-    volume = read_dicom(path, max_voxels=max_voxels)
-    return Stored(volume.data, volume.geometry, warnings=volume.warnings, modality=volume.modality)
+def _is_dicom(path: Path) -> bool:
+    """True for a folder, and for a file that carries the DICOM mark under a name that is no other format's."""
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where the name is too long or the parent is barred
+        return True
+    check_regular(path)
+    if path.name.lower().endswith(_NIFTI + _ITK):
+        return False
+    with open_regular(path) as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _unsupported(lower: str, start: bytes) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.files import check_writable, write_durable, write_json
+from medseg.core.files import json_bytes, write_together
 from medseg.core.labels import Labels
 from medseg.core.provenance import provenance
 from medseg.core.scores import Score, Summary
@@ -97,15 +97,8 @@ class Report:
 
         Raises OutputError or ResourceError where the place is read-only or full.
         """
-        check_writable(folder)
-        scores = self.to_csv().encode("utf-8")
-
-        def both(temporary: Path) -> None:
-            temporary.write_bytes(scores)
-            # Only once the scores lie on the disk whole; should this fail, they are dropped again.
-            write_json(folder / "summary.json", self.to_dict())
-
-        write_durable(folder / "scores.csv", both)
+        scores, summary = self.to_csv().encode("utf-8"), json_bytes(self.to_dict())
+        write_together({folder / "scores.csv": scores, folder / "summary.json": summary})
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""

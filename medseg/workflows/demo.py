@@ -84,7 +84,7 @@ def demo(
         cases=TRAINING_CASES,
         test=UNSEEN_CASES,
         seed=seed,
-        progress=lambda done, total: progress("phantoms", done, total),
+        progress=progress,
     )
     baseline = threshold_baseline(_read_pairs(data))
     said = ", ".join(f"{name} {value:.2f}" for name, value in baseline.items())

@@ -1,7 +1,7 @@
 """Score predictions against references: pairs -> read -> same grid? -> metrics -> report."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +12,8 @@ import numpy as np
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.files import check_writable, sha256_of
 from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry, order_between, order_to
-from medseg.core.labels import PALETTE, Labels, Structure
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
 from medseg.core.volume import LabelMap
 from medseg.io.matching import FilePair, match_files
@@ -31,15 +32,14 @@ def evaluate(
     labels: Path | str | Labels | Mapping[str, int] | None = None,
     output: Path | str | None = None,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """Score label maps against their references: two files, or folders whose files are matched by case id.
 
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
     error. ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name:
     value}``); without it each value found anywhere is a structure of that name. ``output`` is a folder that gets
-    ``scores.csv`` and ``summary.json``. ``progress`` is called with the cases done and all cases. Memory holds two
-    cases at a time.
+    ``scores.csv`` and ``summary.json``. Memory holds two cases at a time.
 
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
@@ -64,8 +64,7 @@ def evaluate(
                 raise
             skipped[pair.id] = str(error)
         del prediction, reference  # their voxels go before the next case is read
-        if progress is not None:
-            progress(done, len(pairs))
+        progress("evaluate", done, len(pairs))
     if not cases:
         raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
     report = _report(cases, named, skipped)
@@ -200,7 +199,7 @@ def _report(cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, 
     """All scores, also of the structures that a case lacks, and their summaries."""
     if labels is None:
         found = sorted({value for case in cases for value in case.by_value})
-        labels = Labels(tuple(Structure(str(v), v, PALETTE[n % len(PALETTE)]) for n, v in enumerate(found)))
+        labels = Labels.from_mapping({"background": 0, **{str(v): v for v in found}}) if found else Labels(())
     scores: list[Score] = []
     for case in cases:
         for value, name in _names(labels).items():

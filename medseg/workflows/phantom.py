@@ -1,7 +1,6 @@
 """Write phantom CT scans as a dataset: cases -> a staged folder -> its final name, whole or not at all."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from medseg import __version__
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import check_writable, staged_folder, write_json, write_text
 from medseg.core.labels import Labels
+from medseg.core.progress import Progress, silent
 from medseg.data.phantom import labels_of, make_phantom
 from medseg.io.nifti import write_label_map, write_volume
 
@@ -37,13 +37,13 @@ def write_msd(
     seed: int = 0,
     structures: str = "all",
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> PhantomDataset:
     """Write ``cases`` training and ``test`` unseen phantoms in the layout of the Medical Segmentation Decathlon.
 
     ``output`` gets ``dataset.json``, ``imagesTr``, ``labelsTr``, with ``test`` also ``imagesTs`` and ``labelsTs``,
     and ``volumes.csv`` (``case,structure,volume_ml``: the true volumes). It appears whole or not at all. ``force``
-    replaces an earlier phantom dataset there, and nothing else. ``progress`` is called with the cases done and all.
+    replaces an earlier phantom dataset there, and nothing else.
 
     Raises ConfigError for a number out of range, OutputError where ``output`` exists or cannot be written.
     """
@@ -65,8 +65,7 @@ def write_msd(
             write_volume(staging / images / f"{case}.nii.gz", phantom.volume)
             write_label_map(staging / references / f"{case}.nii.gz", phantom.label_map)
             volumes[case] = phantom.true_volumes_ml
-            if progress is not None:
-                progress(n + 1, len(ids))
+            progress("phantoms", n + 1, len(ids))
         write_text(staging / "volumes.csv", _volumes_csv(volumes))
         write_json(staging / "dataset.json", _dataset_json(training, unseen, labels=labels, seed=seed))
     return PhantomDataset(folder, tuple(training), tuple(unseen), labels, volumes)

@@ -183,7 +183,7 @@ def test_a_crash_leaves_no_half_dataset(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_progress_counts_every_case(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    dataset = write_msd(tmp_path / "d", cases=2, test=1, progress=lambda done, total: seen.append((done, total)))
+    dataset = write_msd(tmp_path / "d", cases=2, test=1, progress=lambda stage, done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert dataset.training == ("phantom_000", "phantom_001")
     assert dataset.test == ("phantom_002",)

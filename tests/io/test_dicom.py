@@ -34,7 +34,7 @@ def test_oblique_series_agree_with_simpleitk(seed: int, tmp_path: Path) -> None:
     cosines = bad_dicom_series.rotated((angles[0], angles[1], angles[2]))
     corner = tuple(rng.uniform(-200, 200, 3))
     files = make.good(tmp_path, cosines=cosines, corner=corner)
-    ours, theirs = read_dicom(tmp_path), by_simpleitk(files)
+    ours, theirs = read_dicom(tmp_path).volume, by_simpleitk(files)
     assert np.abs(ours.geometry.affine - theirs.geometry.affine).max() < 1e-5
     np.testing.assert_array_equal(ours.data, theirs.data)
     marker = ours.geometry.to_world(make.MARKER)
@@ -45,7 +45,7 @@ def test_oblique_series_agree_with_simpleitk(seed: int, tmp_path: Path) -> None:
 def test_real_series_equal_their_published_nifti(name: str, real_data: Path) -> None:
     folder = real_data / "dicom_qa" / "geometry_ok" / name
     reference = nib.load(folder / "reference.nii.gz")
-    volume = read_dicom(folder / "dicom")
+    volume = read_dicom(folder / "dicom").volume
     order = order_between(volume.geometry, Geometry(reference.shape, reference.affine))
     assert order is not None
     stored = volume.reordered(order)
@@ -55,7 +55,7 @@ def test_real_series_equal_their_published_nifti(name: str, real_data: Path) -> 
 
 def test_a_real_ct_without_series_uid_lies_on_the_grid_of_its_reference(real_data: Path) -> None:
     reference = nib.load(real_data / "totalseg_dicom" / "seg_reference.nii.gz")
-    volume = read_dicom(real_data / "totalseg_dicom" / "dicom")
+    volume = read_dicom(real_data / "totalseg_dicom" / "dicom").volume
     assert order_between(volume.geometry, Geometry(reference.shape, reference.affine), 1e-3) is not None
     assert volume.data.dtype == np.int16
     assert -1100 < volume.data.min() < -900
@@ -64,7 +64,7 @@ def test_a_real_ct_without_series_uid_lies_on_the_grid_of_its_reference(real_dat
 def test_a_real_mr_agrees_with_simpleitk(real_data: Path) -> None:
     folder = real_data / "hippocampus_dicom" / "Study1"
     files = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
-    ours, theirs = read_dicom(folder), by_simpleitk([Path(file) for file in files])
+    ours, theirs = read_dicom(folder).volume, by_simpleitk([Path(file) for file in files])
     assert ours.geometry.orientation == "LPS"
     assert np.abs(ours.geometry.affine - theirs.geometry.affine).max() < 1e-6
     np.testing.assert_array_equal(ours.data, theirs.data)
@@ -81,7 +81,7 @@ def test_a_real_uneven_series_is_refused_naming_the_slices(real_data: Path) -> N
 
 
 def test_two_real_slices_make_a_grid_with_a_warning(real_data: Path) -> None:
-    volume = read_dicom(real_data / "dicom_qa" / "must_refuse_or_handle" / "two_slices_mr")
+    volume = read_dicom(real_data / "dicom_qa" / "must_refuse_or_handle" / "two_slices_mr").volume
     assert volume.geometry.spacing_mm == pytest.approx((1, 1, 1))
     assert "only two slices" in volume.warnings[0]
 
@@ -90,7 +90,7 @@ def test_a_slight_lean_is_kept_in_the_affine_and_a_real_tilt_refused(tmp_path: P
     make.good(tmp_path / "slight", step=(0.002, 0, make.SLICE_MM))
     make.good(tmp_path / "tilted", step=(0.02, 0, make.SLICE_MM))
     marker = make.marker_world(step=(0.002, 0, make.SLICE_MM))
-    assert read_dicom(tmp_path / "slight").geometry.to_world(make.MARKER) == pytest.approx(marker, abs=1e-6)
+    assert read_dicom(tmp_path / "slight").volume.geometry.to_world(make.MARKER) == pytest.approx(marker, abs=1e-6)
     with pytest.raises(GeometryError, match=r"tilt of 0\.6 degrees"):
         read_dicom(tmp_path / "tilted")
 
@@ -99,7 +99,7 @@ def test_rounded_positions_of_few_thin_slices_make_an_orthogonal_grid(tmp_path: 
     datasets = make.series(step=(0, 0, 0.5))[:3]
     make.put(datasets[2], ImagePositionPatient=["-30.01", "-50", "101"])
     make.save(datasets, tmp_path)
-    affine = read_dicom(tmp_path).geometry.affine
+    affine = read_dicom(tmp_path).volume.geometry.affine
     np.testing.assert_allclose(affine[:3, 2], (0, 0, 0.5), atol=1e-9)
 
 

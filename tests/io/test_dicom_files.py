@@ -12,6 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 from medseg.core.errors import DataError, GeometryError
 from medseg.io import dicom_compressed
 from medseg.io.dicom import is_dicom_folder, read_dicom
+from medseg.io.scan import ReadOptions
 from tests.io import bad_dicom as make
 from tests.io import bad_dicom_file, bad_dicom_series
 
@@ -27,7 +28,7 @@ def test_compressed_signed_pixels_come_back_exactly(syntax: str, tmp_path: Path)
         make.save([make.put(d, RescaleIntercept="0") for d in datasets], folder)
 
     bad_dicom_file.gdcm_compressed(getattr(gdcm.TransferSyntax, syntax), signed)(tmp_path / "scan")
-    np.testing.assert_array_equal(read_dicom(tmp_path / "scan").data[0], TRUTH)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "scan").volume.data[0], TRUTH)
 
 
 def test_damaged_compressed_pixels_are_refused_by_file(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_whole_rescale_stays_integer_and_a_fraction_makes_float(tmp_path: Path) 
     make.good(tmp_path / "whole")
     make.every(RescaleSlope="100", RescaleIntercept="-102400")(tmp_path / "large")
     make.every(RescaleSlope="0.5", RescaleIntercept="-512")(tmp_path / "half")
-    whole, large, half = (read_dicom(tmp_path / name).data for name in ("whole", "large", "half"))
+    whole, large, half = (read_dicom(tmp_path / name).volume.data for name in ("whole", "large", "half"))
     assert (whole.dtype, large.dtype, half.dtype) == (np.int16, np.int32, np.float32)
     np.testing.assert_array_equal(large[0], TRUTH.astype(np.int32) * 100)
     np.testing.assert_array_equal(half[0], TRUTH / 2)
@@ -73,7 +74,7 @@ def test_unsigned_sixteen_bits_are_not_folded(tmp_path: Path) -> None:
             make.put(make.set_pixels(dataset, stored), RescaleIntercept="0")
 
     make.changed(bright)(tmp_path)
-    data = read_dicom(tmp_path).data[0]
+    data = read_dicom(tmp_path).volume.data[0]
     assert data.dtype == np.int32
     assert data[0, 0].tolist() == [65535 - k for k in range(make.SLICES)]
 
@@ -85,7 +86,7 @@ def test_a_ct_without_rescale_is_read_with_a_warning_and_half_of_it_refused(tmp_
 
     make.changed(lambda datasets: bare(datasets, *range(12)))(tmp_path / "all")
     make.changed(lambda datasets: bare(datasets, 3))(tmp_path / "one")
-    assert "Hounsfield" in read_dicom(tmp_path / "all").warnings[0]
+    assert "Hounsfield" in read_dicom(tmp_path / "all").volume.warnings[0]
     with pytest.raises(DataError, match=r"missing in IM0004\.dcm \(1 of 12 slices"):
         read_dicom(tmp_path / "one")
 
@@ -93,12 +94,12 @@ def test_a_ct_without_rescale_is_read_with_a_warning_and_half_of_it_refused(tmp_
 def test_a_series_of_blank_uids_is_read(tmp_path: Path) -> None:
     blank = {"SOPClassUID": "", "SOPInstanceUID": "", "SeriesInstanceUID": "", "StudyInstanceUID": ""}
     make.every(**blank, FrameOfReferenceUID="", PatientID="", PatientName="")(tmp_path)
-    np.testing.assert_array_equal(read_dicom(tmp_path).data[0], TRUTH)
+    np.testing.assert_array_equal(read_dicom(tmp_path).volume.data[0], TRUTH)
 
 
 def test_one_instance_uid_on_all_slices_loses_none(tmp_path: Path) -> None:
     make.every(SOPInstanceUID=make.uid(5))(tmp_path)
-    volume = read_dicom(tmp_path)
+    volume = read_dicom(tmp_path).volume
     np.testing.assert_array_equal(volume.data[0], TRUTH)
     assert volume.warnings == ()
 
@@ -117,12 +118,12 @@ def test_a_data_set_without_file_meta_is_read(tmp_path: Path) -> None:
         content = file.read_bytes()
         at = content.index(b"\x08\x00\x08\x00CS")
         file.write_bytes(content[at:])
-    np.testing.assert_array_equal(read_dicom(tmp_path).data[0], TRUTH)
+    np.testing.assert_array_equal(read_dicom(tmp_path).volume.data[0], TRUTH)
 
 
 def test_one_multi_frame_file_is_read_by_its_own_path(tmp_path: Path) -> None:
     bad_dicom_file.KINDS["d-enhanced-shuffled"].build(tmp_path)
-    np.testing.assert_array_equal(read_dicom(tmp_path / "multi.dcm").data[0], TRUTH)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "multi.dcm").volume.data[0], TRUTH)
 
 
 def test_one_classic_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_an_enhanced_file_that_announces_other_frames_is_refused(tmp_path: Path)
 def test_a_folder_link_is_not_followed_and_a_loop_ends(tmp_path: Path) -> None:
     make.good(tmp_path / "scan")
     (tmp_path / "scan" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    volume = read_dicom(tmp_path / "scan")
+    volume = read_dicom(tmp_path / "scan").volume
     assert volume.warnings == ("loop: link to a folder, not followed",)
 
 
@@ -158,7 +159,7 @@ def test_a_linked_slice_is_read_and_a_broken_link_named(tmp_path: Path) -> None:
     files[4].rename(tmp_path / "elsewhere")
     files[4].symlink_to(tmp_path / "elsewhere")
     (tmp_path / "scan" / "gone").symlink_to(tmp_path / "nowhere")
-    volume = read_dicom(tmp_path / "scan")
+    volume = read_dicom(tmp_path / "scan").volume
     np.testing.assert_array_equal(volume.data[0], TRUTH)
     assert "gone: broken link" in volume.warnings[0]
 
@@ -178,13 +179,13 @@ def test_a_dicomdir_that_stays_inside_is_set_aside(tmp_path: Path) -> None:
     directory = make.identity(MediaStorageDirectoryStorage, "OT", 400, 1)
     record = make.put(make.Dataset(), DirectoryRecordType="IMAGE", ReferencedFileID=["IM0001.dcm"])
     make.save([make.put(directory, DirectoryRecordSequence=Sequence([record]))], tmp_path, names=lambda n: "DICOMDIR")
-    assert read_dicom(tmp_path).warnings == ("set aside, DICOMDIR (1): DICOMDIR",)
+    assert read_dicom(tmp_path).volume.warnings == ("set aside, DICOMDIR (1): DICOMDIR",)
 
 
 def test_too_many_voxels_are_refused_before_any_is_read(tmp_path: Path) -> None:
     make.good(tmp_path)
     with pytest.raises(DataError, match="too large: 9216, the limit is 9215"):
-        read_dicom(tmp_path, max_voxels=9215)
+        read_dicom(tmp_path, ReadOptions(max_voxels=9215))
 
 
 def test_a_deflated_file_that_opens_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +256,7 @@ def test_corrupt_headers_never_end_in_a_traceback(seed: int, tmp_path: Path) -> 
             damaged[at] = rng.integers(256)
         file.write_bytes(damaged)
         try:
-            volume = read_dicom(tmp_path)
+            volume = read_dicom(tmp_path).volume
         except DataError:
             continue
         assert volume.geometry.shape == TRUTH.shape

@@ -30,7 +30,7 @@ def test_every_row_of_the_policy_has_a_builder() -> None:
 def test_a_good_series_lies_in_the_right_place(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     kind.build(tmp_path / "scan")
-    volume = read_dicom(tmp_path / "scan")
+    volume = read_dicom(tmp_path / "scan").volume
     assert volume.data.shape == (1, bad_dicom.COLUMNS, bad_dicom.ROWS, bad_dicom.SLICES)
     brightest = np.unravel_index(volume.data[0].argmax(), volume.geometry.shape)
     assert volume.data[0][brightest] > 700

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from medseg.core.errors import DataError, GeometryError, MedsegError
 from medseg.io.nifti import read_nifti
 from medseg.io.reading import read_volume
+from medseg.io.scan import ReadOptions
 from tests.io.bad_nifti import big_endian, four_d
 from tests.io.made_nifti import MARKER, OBLIQUE, SHAPE, STRAIGHT, at, encoded, scan
 
@@ -109,7 +110,7 @@ def test_scaled_and_wider_intensities_become_float32(dtype: str, slope: float, k
 def test_more_voxels_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(encoded())
     with pytest.raises(DataError, match=r"too large.*7680 voxels"):
-        read_volume(tmp_path / "scan.nii", max_voxels=7679)
+        read_volume(tmp_path / "scan.nii", options=ReadOptions(max_voxels=7679))
     assert read_nifti(tmp_path / "scan.nii", max_voxels=7680).data.size == 7680
 
 

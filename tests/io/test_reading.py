@@ -124,7 +124,7 @@ def test_another_number_of_channels_than_asked_is_refused(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"s\.nii: 5 channels .*expected 1"):
         read_volume(tmp_path / "s.nii", channels=1)
     assert read_volume(tmp_path / "s.nii").channels == 5
-    with pytest.raises(DataError, match=r"10 channels, expected 4"):
+    with pytest.raises(DataError, match=r"s\.nii and 1 more: 10 channels .*expected 4"):
         read_volumes([tmp_path / "s.nii"] * 2, channels=4)
 
 

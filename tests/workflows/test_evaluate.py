@@ -161,7 +161,7 @@ def test_scores_are_dropped_where_the_summary_cannot_be_written(folders, tmp_pat
 
 def test_progress_counts_the_cases(folders):
     seen = []
-    evaluate(*folders, progress=lambda done, total: seen.append((done, total)))
+    evaluate(*folders, progress=lambda stage, done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -1,0 +1,41 @@
+"""What was read: a volume, and the DICOM frames it was made of, for results that refer to them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from medseg.core.volume import Volume
+
+if TYPE_CHECKING:
+    from medseg.io.dicom_frames import Frame
+
+MAX_VOXELS = 2**31
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a scan.
+
+    ``series``: the SeriesInstanceUID, or the number in the list that the refusal prints, of the series that is meant where
+    a place holds several. ``on_gap``: what to do where slices are missing or unevenly spaced: refuse, or resample onto an
+    even grid. ``max_voxels``: the most voxels, channels included, that a header may claim.
+    """
+
+    series: str | None = None
+    on_gap: Literal["refuse", "resample"] = "refuse"
+    max_voxels: int = MAX_VOXELS
+
+
+DEFAULTS = ReadOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A ``volume`` and, where it came from DICOM, its ``frames``: frame n lies on the plane ``planes[n]`` of axis k.
+
+    ``planes`` counts up from 0 by one, except where missing slices were filled in. ``flat`` is True for a 2D picture.
+    """
+
+    volume: Volume
+    frames: "tuple[Frame, ...]" = ()
+    planes: tuple[int, ...] = ()
+    flat: bool = False
