@@ -36,6 +36,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     What a killed process left of the same files is cleared away.
     """
     for path in contents:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder, where a file is to be written; choose another --output")
         _clear_unfinished(path.parent.glob(f".{glob.escape(_short(path))}.*.tmp"))
     with ExitStack() as stack:
         written = [(stack.enter_context(_written(path, content))[0], path) for path, content in contents.items()]
