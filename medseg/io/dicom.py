@@ -3,9 +3,7 @@
 import warnings
 from pathlib import Path
 
-from medseg.core.errors import DataError
 from medseg.core.volume import Volume
-from medseg.io.dicom_files import find_files, has_dicom_mark
 from medseg.io.dicom_frames import check_rescale, frames_of
 from medseg.io.dicom_grid import stacked
 from medseg.io.dicom_header import text
@@ -40,15 +38,3 @@ def read_dicom(folder: Path, options: ReadOptions = DEFAULTS) -> Scan:
     said = (*notes, *scouts, *copies, *meant, *assumed)
     volume = Volume(data.transpose(2, 1, 0)[None], geometry, said, modality)
     return Scan(volume, tuple(ordered), tuple(range(len(ordered))))
-
-
-def is_dicom_folder(folder: Path) -> bool:
-    """True if ``folder`` or a folder below it holds at least one file with the DICOM mark; False if not readable."""
-    try:
-        for path in find_files(folder).files:
-            with path.open("rb") as file:
-                if has_dicom_mark(file.read(132)):
-                    return True
-    except (DataError, OSError):
-        return False
-    return False

@@ -16,7 +16,8 @@ from pydicom.uid import (
 )
 
 from medseg.core.errors import DataError, ResourceError
-from medseg.io.dicom_compressed import COMPRESSED, decoded_frames, filled
+from medseg.io.child import filled
+from medseg.io.dicom_compressed import COMPRESSED, decoded_frames
 from medseg.io.dicom_files import cannot_read
 from medseg.io.dicom_frames import Frame
 from medseg.io.dicom_header import UNDEFINED_LENGTH, Header, inflated, printable, text

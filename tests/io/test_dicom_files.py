@@ -11,7 +11,7 @@ from pydicom.uid import ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.io import dicom_compressed
-from medseg.io.dicom import is_dicom_folder, read_dicom
+from medseg.io.dicom import read_dicom
 from medseg.io.scan import ReadOptions
 from tests.io import bad_dicom as make
 from tests.io import bad_dicom_file, bad_dicom_series
@@ -47,13 +47,6 @@ def test_a_decoder_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(dicom_compressed, "START_SECONDS", 0.0)
     monkeypatch.setattr(dicom_compressed, "SECONDS_PER_MIB", 0.0)
     with pytest.raises(DataError, match="not done within"):
-        read_dicom(tmp_path)
-
-
-def test_a_decoder_that_takes_too_much_memory_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad_dicom_file.KINDS["d-rle"].build(tmp_path)
-    monkeypatch.setattr(dicom_compressed, "MEMORY_BYTES", 30 * 2**20)
-    with pytest.raises(DataError, match="cannot be decoded"):
         read_dicom(tmp_path)
 
 
@@ -171,7 +164,6 @@ def test_a_place_without_dicom_is_refused(place: str, tmp_path: Path) -> None:
     (tmp_path / "text" / "a.txt").write_text("no scan\n")
     with pytest.raises(DataError, match=f"{place}: no "):
         read_dicom(tmp_path / place)
-    assert not is_dicom_folder(tmp_path / place)
 
 
 def test_a_dicomdir_that_stays_inside_is_set_aside(tmp_path: Path) -> None:
