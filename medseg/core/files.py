@@ -57,8 +57,7 @@ def _written(path: Path, content: bytes | Callable[[Path], None]) -> Iterator[tu
                 digest = sha256_of(temporary)
             else:
                 digest = hashlib.sha256(content).hexdigest()
-                with temporary.open("wb") as file:
-                    file.write(content)
+                temporary.write_bytes(content)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             if not callable(content) and sha256_of(temporary) != digest:
