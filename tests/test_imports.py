@@ -59,6 +59,7 @@ DOORS = {
 MAY_WRITE = {
     "core.files": "the one that writes",
     "io.child": "sends decoded pixels through the pipe to its parent",
+    "core.lock": "holds the lock file of a run",
 }
 WRITERS = {
     *(

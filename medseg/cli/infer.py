@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 
 def infer(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="NIfTI, MHA or NRRD files, or DICOM folders.")],
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI, MHA or NRRD files, DICOM folders, or zips of one.")
+    ],
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Model folder. Default: the newest under ./runs.")
     ] = None,
@@ -20,6 +22,19 @@ def infer(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    channels: Annotated[
+        bool, typer.Option("--channels", help="The SCANs are the channels of one case, in the model's order.")
+    ] = False,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Which DICOM series, by UID or number (see `medseg dicom ls`).")
+    ] = None,
+    on_gap: Annotated[
+        Literal["refuse", "resample"],
+        typer.Option("--on-gap", help="Where slices are missing or unevenly spaced: refuse, or resample."),
+    ] = "refuse",
+    max_voxels: Annotated[
+        int | None, typer.Option("--max-voxels", min=1, help="The most voxels that a scan may have. Default: 2^31.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -27,25 +42,33 @@ def infer(
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.console import error_line, note_line, print_table, printable, progress_bars
-    from medseg.workflows.infer import infer_scans
+    from medseg.io.scan import MAX_VOXELS, ReadOptions
+    from medseg.workflows.infer import InferResult, infer_cases
 
-    say = (lambda line: None) if quiet else note_line
+    cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory
     failures = []
     with progress_bars(quiet=quiet) as progress:
-        for item in infer_scans(
-            scans, model=model, output=output, force=force, device=device, progress=progress, say=say
+        for scan, found in infer_cases(
+            cases,
+            model=model,
+            output=output,
+            force=force,
+            device=device,
+            options=ReadOptions(series, on_gap, max_voxels or MAX_VOXELS),
+            progress=progress,
+            say=(lambda line: None) if quiet else note_line,
         ):
-            if item.result is not None:
-                manifests.append(item.result.manifest)
-            elif item.error is not None:
-                failures.append((item.scan, item.error))
-                if len(scans) > 1:
-                    error_line(str(item.error))
+            if isinstance(found, InferResult):
+                manifests.append(found.manifest)
+            else:
+                failures.append((scan, found))
+                if len(cases) > 1:
+                    error_line(str(found))
     if as_json:
         failed = [{"scan": str(scan), "error": str(error)} for scan, error in failures]
         print(json.dumps({"results": manifests, "failed": failed}, indent=2, ensure_ascii=True))
-    if len(scans) == 1 and failures:
+    if len(cases) == 1 and failures:
         raise failures[0][1]
     for manifest in () if as_json else manifests:
         if not quiet:
@@ -54,6 +77,9 @@ def infer(
             for warning in manifest["warnings"]:
                 note_line(f"warning: {warning}")
         print(printable(manifest["label_map"]["path"]))
+        for files in manifest["outputs"].values():
+            for path in files:
+                print(printable(path))
     if not quiet:
         note_line("Not a medical device.")
     return 1 if failures else 0

@@ -38,7 +38,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     for path in contents:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder, where a file is to be written; choose another --output")
-        _clear_unfinished(path.parent.glob(f".{glob.escape(_short(path))}.*.tmp"))
+        clear_unfinished(path.parent.glob(f".{glob.escape(_short(path))}.*.tmp"))
     with ExitStack() as stack:
         written = [(stack.enter_context(_written(path, content))[0], path) for path, content in contents.items()]
         for temporary, path in written:
@@ -65,7 +65,7 @@ def _written(path: Path, content: bytes | Callable[[Path], None]) -> Iterator[tu
                     f"{path}: what was written does not read back equal; the disk may be full or failing"
                 )
         except OSError as error:
-            raise _explained(error, path) from error
+            raise explained(error, path) from error
         yield temporary, digest
     finally:
         with suppress(OSError):
@@ -76,7 +76,7 @@ def _rename(temporary: Path, path: Path) -> None:
     try:
         temporary.replace(path)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     _sync_folder(path.parent)
 
 
@@ -112,7 +112,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
     return path
 
 
@@ -130,7 +130,7 @@ def check_writable(folder: Path) -> None:
     try:
         probe.write_bytes(b"x" * 4096)
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
     finally:
         with suppress(OSError):
             probe.unlink()
@@ -144,7 +144,7 @@ def is_there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise _explained(error, path) from None
+        raise explained(error, path) from None
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """A temporary folder beside ``final`` that takes its name when the block ends well, and vanishes otherwise.
 
     An existing ``final`` is replaced as a whole. A process killed between the two renames leaves it as
-    ``.NAME.PID.old.tmp``; ``run_lock`` brings it back.
+    ``.NAME.PID.old.tmp``; ``core.lock.run_lock`` brings it back.
     """
     staging, old = _temporary(final), _temporary(final, "old.tmp")
     try:
@@ -170,68 +170,12 @@ def staged_folder(final: Path) -> Iterator[Path]:
         _sync_folder(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _explained(error, final) from error
+        raise explained(error, final) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process, and clear away what a killed process left half-done in it.
-
-    The operating system holds the lock, so it ends with its process, however that ends. Raises OutputError naming the
-    owner where another living process holds it.
-    """
-    lock = folder / "run.lock"
-    try:
-        handle = _take(lock, folder)
-    except OSError as error:
-        raise _explained(error, folder) from error
-    try:
-        with suppress(OSError):  # the number only serves the message to others
-            os.ftruncate(handle, 0)
-            os.write(handle, str(os.getpid()).encode())
-        _clear_unfinished(folder.rglob(".*.tmp"))
-        yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()
-        os.close(handle)
-
-
-def _take(lock: Path, folder: Path) -> int:
-    """The open and locked file ``lock``. An owner unlinks it at its end: who then locked the nameless file tries again."""
-    while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
-        if not _locked(handle):
-            owner = os.read(handle, 32).decode("ascii", "replace") or "just started"
-            os.close(handle)
-            raise OutputError(
-                f"{folder}: held by another run (process {owner}); wait for it, or choose another --output"
-            )
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), lock.stat()):
-                return handle
-        os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    """True once this process holds the lock, and on a file system without locks: better unguarded than unusable."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.ENOSYS, errno.ENOTSUP)
-    return True
-
-
-def _clear_unfinished(found: Iterable[Path]) -> None:
+def clear_unfinished(found: Iterable[Path]) -> None:
     """Bring back the folders, and remove the files, that a killed process had under a temporary name."""
     for path in sorted(found, reverse=True):
         match = _TEMPORARY.fullmatch(path.name)
@@ -281,7 +225,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _explained(error: OSError, path: Path) -> MedsegError:
+def explained(error: OSError, path: Path) -> MedsegError:
+    """The ResourceError (full disk) or OutputError (cannot write there) that says what the system refused at ``path``."""
     if error.errno in DISK_FULL:
         limit = " or the file size limit (ulimit -f) is reached" if error.errno == errno.EFBIG else ""
         return ResourceError(

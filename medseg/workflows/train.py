@@ -12,8 +12,9 @@ from torch import Tensor
 
 from medseg.core.case import Case
 from medseg.core.config import Config, config_from, load_config, override
-from medseg.core.files import run_lock, sha256_of
+from medseg.core.files import sha256_of
 from medseg.core.labels import Labels
+from medseg.core.lock import run_lock
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance

@@ -390,10 +390,10 @@ def test_a_signal_ends_with_its_exit_code_and_leaves_nothing(here, infer, monkey
 
 
 def test_memory_that_runs_out_is_exit_5_by_name(here, infer, monkeypatch):
-    def too_large(path):
+    def too_large(paths, **options):
         raise MemoryError
 
-    monkeypatch.setattr(workflow, "read_volume", too_large)
+    monkeypatch.setattr(workflow, "open_scan", too_large)
     done = infer("-q", write_scan(here / "x.nii.gz"))
     assert done.code == 5
     assert done.message.startswith(f"{here}/x.nii.gz: cpu: out of memory; crop the scan")

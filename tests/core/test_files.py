@@ -15,7 +15,6 @@ from medseg.core.files import (
     check_writable,
     is_there,
     make_folder,
-    run_lock,
     sha256_of,
     staged_folder,
     write_durable,
@@ -23,6 +22,7 @@ from medseg.core.files import (
     write_text,
     write_together,
 )
+from medseg.core.lock import run_lock
 
 FULL = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG]
 BARRED = [errno.EROFS, errno.EACCES, errno.EPERM]
@@ -268,7 +268,7 @@ def test_a_staged_folder_that_cannot_take_its_name_gives_the_old_one_back(tmp_pa
 DIES = """
 import os, sys
 from pathlib import Path
-from medseg.core import files
+from medseg.core import files, lock
 folder, work, step, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 calls = 0
 def dying(real):
@@ -284,7 +284,7 @@ if step == "fsync":
 else:
     Path.replace = dying(Path.replace)
     Path.rename = dying(Path.rename)
-with files.run_lock(folder):
+with lock.run_lock(folder):
     if work == "file":
         files.write_text(folder / "x.txt", "new")
     else:
@@ -334,7 +334,7 @@ def test_a_lock_whose_owner_is_dead_is_taken_over_whatever_it_says(tmp_path, own
 
 
 def test_a_lock_goes_with_its_process(tmp_path):
-    code = "import sys, os; from pathlib import Path; from medseg.core.files import run_lock\n"
+    code = "import sys, os; from pathlib import Path; from medseg.core.lock import run_lock\n"
     code += "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -353,7 +353,7 @@ def test_of_eight_runs_in_one_folder_one_wins(tmp_path):
 import sys, time
 from pathlib import Path
 from medseg.core.errors import OutputError
-from medseg.core.files import run_lock
+from medseg.core.lock import run_lock
 print("ready", flush=True)
 sys.stdin.readline()
 try:

@@ -13,7 +13,7 @@ from medseg.core.volume import Volume
 from medseg.io.nifti import write_volume
 from medseg.io.reading import read_volume
 from medseg.workflows import infer as workflow
-from medseg.workflows.infer import infer, infer_scans
+from medseg.workflows.infer import InferResult, infer, infer_cases
 from tests.models.bad_model import edit_weights
 from tests.models.tiny_model import OBLIQUE, texture, tiny_model, tiny_plan, write_scan
 
@@ -201,7 +201,7 @@ def test_a_folder_in_the_outputs_place_is_refused(model, scan, tmp_path):
 
 
 def test_a_place_below_a_file_is_refused_before_the_work(model, scan, tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow, "read_volume", None)  # the scan is not even read
+    monkeypatch.setattr(workflow, "open_scan", None)  # the scan is not even read
     with pytest.raises(OutputError, match="is a file, not a folder"):
         infer(scan, model=model, output=scan / "out")
 
@@ -209,26 +209,27 @@ def test_a_place_below_a_file_is_refused_before_the_work(model, scan, tmp_path, 
 def test_two_scans_of_one_id_would_overwrite_each_other(model, scan, tmp_path):
     other = write_scan(tmp_path / "b" / "liver_7.nii")
     with pytest.raises(ConfigError, match="would both be written"):
-        list(infer_scans([scan, other], model=model, output=tmp_path / "out", force=True, device="cpu"))
+        list(infer_cases([[scan], [other]], model=model, output=tmp_path / "out", force=True, device="cpu"))
     twice = tmp_path / "b" / ".." / "liver_7.nii.gz"
     with pytest.raises(ConfigError, match="would both be written"):
-        list(infer_scans([scan, twice], model=model, output=None, force=True, device="cpu"))
+        list(infer_cases([[scan], [twice]], model=model, output=None, force=True, device="cpu"))
     assert not (tmp_path / "out").exists()
 
 
 def test_one_file_cannot_hold_two_scans(model, scan, tmp_path):
     other = write_scan(tmp_path / "liver_8.nii")
     with pytest.raises(ConfigError, match="is one file, but 2 scans are given"):
-        list(infer_scans([scan, other], model=model, output=tmp_path / "m.nii.gz", force=False, device="cpu"))
+        list(infer_cases([[scan], [other]], model=model, output=tmp_path / "m.nii.gz", force=False, device="cpu"))
 
 
 def test_a_bad_scan_among_several_is_an_outcome_and_the_rest_is_done(model, scan, tmp_path):
     bad, good = tmp_path / "bad.nii.gz", write_scan(tmp_path / "liver_8.nii.gz")
     bad.write_bytes(scan.read_bytes()[:-20])
-    outcomes = list(infer_scans([scan, bad, good], model=model, output=None, force=False, device="cpu"))
-    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
-    assert isinstance(outcomes[1].error, DataError)
-    assert "bad.nii.gz" in str(outcomes[1].error)
+    outcomes = list(infer_cases([[scan], [bad], [good]], model=model, output=None, force=False, device="cpu"))
+    assert [path for path, _ in outcomes] == [scan, bad, good]
+    assert [isinstance(found, InferResult) for _, found in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1][1], DataError)
+    assert "bad.nii.gz" in str(outcomes[1][1])
     assert sorted(path.name for path in tmp_path.glob("*_seg*")) == [
         *("liver_7_seg.json", "liver_7_seg.nii.gz", "liver_8_seg.json", "liver_8_seg.nii.gz")
     ]
@@ -239,18 +240,18 @@ def test_a_bad_scan_among_several_is_an_outcome_and_the_rest_is_done(model, scan
     [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")],
 )
 def test_a_scan_too_large_for_the_memory_is_named_and_the_next_is_done(model, scan, tmp_path, monkeypatch, failure):
-    good, real = write_scan(tmp_path / "liver_8.nii.gz"), read_volume
+    good, real = write_scan(tmp_path / "liver_8.nii.gz"), workflow.open_scan
 
-    def too_large(path):
-        if path == scan:
+    def too_large(paths, **options):
+        if scan in paths:
             raise failure
-        return real(path)
+        return real(paths, **options)
 
-    monkeypatch.setattr(workflow, "read_volume", too_large)
-    first, second = infer_scans([scan, good], model=model, output=None, force=False, device="cpu")
-    assert isinstance(first.error, ResourceError)
-    assert str(first.error).startswith(f"{scan}: cpu: out of memory")
-    assert second.result is not None
+    monkeypatch.setattr(workflow, "open_scan", too_large)
+    (_, first), (_, second) = infer_cases([[scan], [good]], model=model, output=None, force=False, device="cpu")
+    assert isinstance(first, ResourceError)
+    assert str(first).startswith(f"{scan}: cpu: out of memory")
+    assert isinstance(second, InferResult)
 
 
 @pytest.mark.parametrize("call", range(1, 5))
@@ -281,7 +282,7 @@ def test_a_disk_that_fills_while_writing_leaves_both_files_as_they_were(
 
 def test_another_number_of_channels_is_the_scans_fault(model, tmp_path):
     scan = write_scan(tmp_path / "x.nii.gz", np.stack([texture(), texture()], axis=-1))
-    with pytest.raises(DataError, match=r"x\.nii\.gz: the scan has 2 channel\(s\), the plan expects 1"):
+    with pytest.raises(DataError, match=r"x\.nii\.gz: 2 channels .*expected 1"):
         infer(scan, model=model)
 
 
@@ -300,3 +301,33 @@ def test_the_public_function_shows_its_result_in_a_notebook(model, scan):
 def test_names_are_escaped_in_a_notebook(model, tmp_path):
     scan = write_scan(tmp_path / "<b>&x.nii.gz")
     assert "&lt;b&gt;&amp;x_seg" in infer(scan, model=model)._repr_html_()
+
+
+def test_files_of_one_case_are_its_channels(tmp_path):
+    two = tiny_model(tmp_path / "two", plan=tiny_plan(channels=2, intensity=[{"scheme": "z_score"}] * 2))
+    one, other = write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "b.nii.gz", texture()[::-1])
+    both = write_scan(tmp_path / "both.nii.gz", np.stack([texture(), texture()[::-1]], axis=-1))
+    found = infer([one, other], model=two)
+    assert found.path == tmp_path / "a_seg.nii.gz"
+    np.testing.assert_array_equal(labels_of(found), labels_of(infer(both, model=two)))
+    assert [source["path"] for source in found.manifest["channels"]] == [str(one), str(other)]
+    with pytest.raises(DataError, match=r"a\.nii\.gz: 1 channels .*expected 2"):
+        infer(one, model=two, force=True)
+
+
+def test_an_unknown_output_is_refused_before_any_work(model, scan):
+    with pytest.raises(ConfigError, match="output 'hologram' is unknown"):
+        infer(scan, model=model, also=["hologram"])
+
+
+def test_a_scan_of_more_voxels_than_allowed_is_refused(model, scan):
+    with pytest.raises(DataError, match=r"liver_7\.nii\.gz: too large"):
+        infer(scan, model=model, max_voxels=100)
+
+
+def test_a_sheared_scan_is_segmented_where_it_is(tmp_path):
+    affine = np.diag([0.9, 0.8, 3.0, 1.0])
+    affine[1, 2] = 0.9  # a gantry tilt of 16.7 degrees
+    found = infer(write_scan(tmp_path / "t.nii", affine=affine), model=tiny_model(tmp_path / "model"))
+    np.testing.assert_allclose(nib.load(found.path).affine, affine, atol=1e-5)
+    assert any("sheared by 16.7 degrees" in warning for warning in found.warnings)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from medseg.core.errors import DataError, Interrupted, OutputError
-from medseg.core.files import run_lock
+from medseg.core.lock import run_lock
 from medseg.workflows.train import train
 from tests.data.tiny_dataset import config, tiny
 from tests.workflows.train_command import command, stop_at, train_started, tree
