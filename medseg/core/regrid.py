@@ -35,10 +35,13 @@ def label_map_onto(label_map: LabelMap, grid: Geometry) -> LabelMap:
 def onto_grid(
     data: npt.NDArray[Any], source: Geometry, target: Geometry, *, order: int, outside: float
 ) -> npt.NDArray[Any]:
-    """``data`` (I, J, K) of ``source`` at the voxel centres of ``target``, in its own type; ``order`` 0 nearest, 1 linear."""
-    # Rounded, so that a face of the one grid that lies on a face of the other is inside, not 1e-16 voxels outside.
-    matrix = (np.linalg.inv(source.affine) @ target.affine).round(9)
+    """``data`` (I, J, K) of ``source`` at the voxel centres of ``target``, in its own type; ``order`` 0 nearest, 1 linear.
+
+    A voxel reaches half a voxel around its centre for the nearest; a linear value goes over to ``outside`` within one.
+    """
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    # Not "constant", which takes a centre that rounding put 1e-9 voxels before the first one as outside altogether.
     moved: npt.NDArray[Any] = ndimage.affine_transform(
-        data, matrix[:3, :3], matrix[:3, 3], target.shape, order=order, mode="constant", cval=float(outside)
+        data, matrix[:3, :3], matrix[:3, 3], target.shape, order=order, mode="grid-constant", cval=float(outside)
     )
     return moved

@@ -82,3 +82,14 @@ def test_straightening_fills_with_the_smallest_intensity_of_each_channel() -> No
     assert found.data[0].min() == 7
     assert found.data[1].min() == -1000
     assert found.geometry.shape[1] > geometry.shape[1]
+
+
+@pytest.mark.parametrize("rounding", [-4e-7, 4e-7])
+def test_a_face_that_rounding_puts_beside_the_first_voxels_keeps_its_labels(rounding: float) -> None:
+    source = Geometry((3, 4, 5), np.diag([1.0, 2.0, 3.0, 1.0]))
+    affine = source.affine.copy()
+    affine[:3, 3] = rounding
+    data = np.full(source.shape, 7, np.uint8)
+    assert (label_map_onto(LabelMap(data, source), Geometry(source.shape, affine)).data == 7).all()
+    moved = onto_grid(data.astype(np.float32), source, Geometry(source.shape, affine), order=1, outside=-1000)
+    np.testing.assert_allclose(moved, 7, atol=1e-2)
