@@ -1,40 +1,68 @@
 """One CT, MR or PET series from a DICOM folder to a volume; what cannot be placed with certainty is refused by name."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.core.volume import Volume
-from medseg.io.dicom_frames import check_rescale, frames_of
-from medseg.io.dicom_grid import stacked
+from medseg.io.dicom_fill import filled_in
 from medseg.io.dicom_header import text
-from medseg.io.dicom_pixels import layout_of, read_intensities
-from medseg.io.dicom_series import check_one_patient, image_headers, only_series, only_stack, without_copies
+from medseg.io.dicom_listing import SeriesFacts, chosen, facts_of
+from medseg.io.dicom_pixels import check_voxels, read_intensities
+from medseg.io.dicom_series import placed, series_in
+from medseg.io.dicom_survey import survey
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 
 
-def read_dicom(folder: Path, options: ReadOptions = DEFAULTS) -> Scan:
-    """The one image series in ``folder`` (searched through all levels), or in one multi-frame file, as a volume.
+def read_dicom(place: Path, options: ReadOptions = DEFAULTS) -> Scan:
+    """One image series at ``place`` as a volume: a folder (searched through all levels), a multi-frame file, a DICOMDIR.
 
     ``data`` is (1, I, J, K): i along the columns, j along the rows, k along the slice normal, ascending; each slice's
     own rescale is applied (int16 or int32 where slopes and intercepts are whole numbers, else float32). World is RAS+
-    mm. Order and spacing come from the positions on the slice normal only. ``warnings`` has a line for everything set
-    aside: scouts, reports, other objects, copies, files that are not DICOM.
+    mm; where the gantry was tilted, the axes are sheared. Order and spacing come from the positions on the slice normal
+    only. ``warnings`` has a line for everything set aside: scouts, reports, other objects, copies, files that are not
+    DICOM; and for what was filled in.
 
     Raises DataError or GeometryError for whatever has no certain place or value: see the policy on bad input.
     """
+    with _quiet():
+        found = survey(place)
+        found.check_images()
+        series, aside = chosen(series_in(found.images), found.place, options.series)
+        ready = placed(series, found.place, options.on_gap)
+        stack = ready.stack
+        check_voxels(stack.geometry.shape, found.place, options.max_voxels)
+        data = read_intensities(stack.frames, place=found.place)
+    planes = stack.geometry.shape[2]
+    if stack.is_filled:
+        data = filled_in(data, stack.levels, planes)
+    said = (*found.notes, *aside, *ready.notes)
+    volume = Volume(data.transpose(2, 1, 0)[None], stack.geometry, said, text(series[0].dataset, "Modality"))
+    lying = [(frame, int(level)) for frame, level in zip(stack.frames, stack.levels, strict=True) if level % 1 == 0]
+    return Scan(volume, tuple(frame for frame, _ in lying), tuple(plane for _, plane in lying))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every image ``series`` at a place; ``aside`` says what is no image, ``broken`` what is DICOM but damaged."""
+
+    series: tuple[SeriesFacts, ...]
+    aside: tuple[str, ...]
+    broken: tuple[str, ...]
+
+
+def list_dicom(place: Path) -> Listing:
+    """What ``read_dicom`` would find at ``place``, from the headers alone. Raises DataError if the place cannot be read."""
+    with _quiet():
+        found = survey(place)
+        series = tuple(facts_of(one, n + 1, found.place) for n, one in enumerate(series_in(found.images)))
+    return Listing(series, found.notes, tuple(str(error) for error in found.broken))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns about what is refused here by name, or is harmless
-        headers, notes = image_headers(folder)
-        series, scouts = only_series(headers, folder)
-        check_one_patient(series, folder)
-        for header in series:
-            layout_of(header)
-        frames, copies = without_copies([frame for header in series for frame in frames_of(header)], folder)
-        only_stack(frames, folder)
-        meant = check_rescale(frames, folder)
-        ordered, geometry, assumed = stacked(frames, folder)
-        data = read_intensities(ordered, place=folder, max_voxels=options.max_voxels)
-    modality = text(series[0].dataset, "Modality")
-    said = (*notes, *scouts, *copies, *meant, *assumed)
-    volume = Volume(data.transpose(2, 1, 0)[None], geometry, said, modality)
-    return Scan(volume, tuple(ordered), tuple(range(len(ordered))))
+        yield

@@ -24,6 +24,7 @@ from pydicom.uid import (
 from medseg.core.errors import DataError
 from medseg.io.child import ChildError, decoded
 from medseg.io.dicom_header import Header
+from medseg.io.source import shown
 
 COMPRESSED = {
     RLELossless,
@@ -66,7 +67,7 @@ def decoded_frames(wanted: Sequence[Wanted]) -> Iterator[npt.NDArray[Any]]:
             frame = next(frames)
         except ChildError as error:
             raise DataError(
-                f"{header.path}: the compressed pixel data ({header.syntax.name}) cannot be decoded: {error}; "
+                f"{shown(header.path)}: the compressed pixel data ({header.syntax.name}) cannot be decoded: {error}; "
                 "decompress the series with another program, or export it again"
             ) from None
         yield frame.view(f"<u{options['bits_allocated'] // 8}")

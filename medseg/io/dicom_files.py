@@ -7,6 +7,7 @@ from pathlib import Path
 from struct import unpack
 
 from medseg.core.errors import DataError
+from medseg.io.source import shown
 
 MOST_FILES = 100_000
 _PREAMBLE = 128
@@ -30,9 +31,11 @@ def find_files(place: Path) -> Found:
     if place.is_file():
         return Found((place,), ())
     if not place.exists():
-        raise DataError(f"{place}: no such file or folder exists; give a folder that holds one DICOM series")
+        raise DataError(f"{shown(place)}: no such file or folder exists; give a folder that holds one DICOM series")
     if not place.is_dir():
-        raise DataError(f"{place}: not a regular file and not a folder; give a folder that holds one DICOM series")
+        raise DataError(
+            f"{shown(place)}: not a regular file and not a folder; give a folder that holds one DICOM series"
+        )
     files, links, odd = [], [], []
     for entry in _walk(place):
         if entry.is_file():
@@ -42,7 +45,9 @@ def find_files(place: Path) -> Found:
         else:
             odd.append(Path(entry.path))
         if len(files) > MOST_FILES:
-            raise DataError(f"{place}: more than {MOST_FILES} files; give the folder of one series, not of an archive")
+            raise DataError(
+                f"{shown(place)}: more than {MOST_FILES} files; give the folder of one series, not of an archive"
+            )
     notes = []
     if links:
         notes.append(f"{named(links, place)}: link to a folder, not followed")
@@ -69,7 +74,7 @@ def _walk(place: Path) -> Iterator[os.DirEntry[str]]:
 
 def cannot_read(path: Path, error: OSError) -> DataError:
     """The DataError for a file or folder that the system does not let us read."""
-    return DataError(f"{path}: cannot be read ({error.strerror or error}); check its permissions and the disk")
+    return DataError(f"{shown(path)}: cannot be read ({error.strerror or error}); check its permissions and the disk")
 
 
 def has_dicom_mark(head: bytes) -> bool:
@@ -102,6 +107,6 @@ def looks_like_bare_dataset(head: bytes) -> bool:
 
 def named(paths: Iterable[Path], place: Path) -> str:
     """The names of ``paths`` below ``place`` for a message: the first five, and how many more."""
-    names = [str(path.relative_to(place)) if path != place else str(path) for path in paths]
+    names = [shown(path.relative_to(place) if path != place else path) for path in paths]
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.io.dicom_header import Header, items, numbers, text
+from medseg.io.source import shown
 
 Numbers = npt.NDArray[np.float64]
 SPACING_RANGE_MM = (1e-3, 100.0)
@@ -62,7 +63,8 @@ class Frame:
     @property
     def name(self) -> str:
         """How a message calls it."""
-        return self.path.name if self.header.frame_count == 1 else f"{self.path.name} frame {self.index + 1}"
+        name = shown(Path(self.path.name))
+        return name if self.header.frame_count == 1 else f"{name} frame {self.index + 1}"
 
 
 def frames_of(header: Header) -> list[Frame]:
@@ -72,12 +74,14 @@ def frames_of(header: Header) -> list[Frame]:
     the frames it announces are not described.
     """
     if items(header.dataset, "ModalityLUTSequence"):
-        raise DataError(f"{header.path}: has a Modality LUT instead of a rescale slope, which medseg does not read")
+        raise DataError(
+            f"{shown(header.path)}: has a Modality LUT instead of a rescale slope, which medseg does not read"
+        )
     if "Enhanced" in header.sop_class.name or "PerFrameFunctionalGroupsSequence" in header.dataset:
         return _enhanced_frames(header)
     if header.frame_count != 1:
         raise DataError(
-            f"{header.path}: announces {header.frame_count} frames, but a {header.sop_class.name} file holds one; "
+            f"{shown(header.path)}: announces {header.frame_count} frames, but a {header.sop_class.name} file holds one; "
             "the header is wrong, export the series again"
         )
     dataset = header.dataset
@@ -89,11 +93,11 @@ def _enhanced_frames(header: Header) -> list[Frame]:
     shared = items(header.dataset, "SharedFunctionalGroupsSequence")
     if not per_frame:
         raise GeometryError(
-            f"{header.path}: a multi-frame file without per-frame functional groups; its slices have no position"
+            f"{shown(header.path)}: a multi-frame file without per-frame functional groups; its slices have no position"
         )
     if len(per_frame) != header.frame_count:
         raise DataError(
-            f"{header.path}: announces {header.frame_count} frames, but its functional groups describe {len(per_frame)}"
+            f"{shown(header.path)}: announces {header.frame_count} frames, but its functional groups describe {len(per_frame)}"
         )
     frames = []
     for index, groups in enumerate(per_frame):
@@ -117,7 +121,7 @@ def _frame(
     header: Header, index: int, places: tuple[Dataset, Dataset, Dataset, Dataset], context: tuple[tuple[str, str], ...]
 ) -> Frame:
     """The frame described by the data sets that hold its position, orientation, spacing and rescale."""
-    where = str(header.path) if header.frame_count == 1 else f"{header.path}: frame {index + 1}"
+    where = shown(header.path) if header.frame_count == 1 else f"{shown(header.path)}: frame {index + 1}"
     position, orientation, measures, values = places
     row_mm, column_mm = _spacing(measures, where)
     slope, intercept = _rescale(values, where)
@@ -187,7 +191,7 @@ def check_rescale(frames: Sequence[Frame], place: Path) -> list[str]:
     bare = [frame for frame in frames if not frame.rescaled]
     if bare and len(bare) < len(frames):
         raise DataError(
-            f"{place}: RescaleSlope and RescaleIntercept are missing in {bare[0].name} ({len(bare)} of {len(frames)} slices "
+            f"{shown(place)}: RescaleSlope and RescaleIntercept are missing in {bare[0].name} ({len(bare)} of {len(frames)} slices "
             "of the series), but not in the others; intensities would jump: export the series again"
         )
     if bare and text(bare[0].header.dataset, "Modality") == "CT":

@@ -2,58 +2,85 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry
+from medseg.io.dicom_fill import UNIFORM_SHARE, even_levels, is_even, usual_gap
 from medseg.io.dicom_frames import Frame, Numbers
 from medseg.io.dicom_header import text
+from medseg.io.grid import MOST_SHEAR_DEGREES, shear_note
+from medseg.io.scan import OnGap
+from medseg.io.source import shown
 
 SAME_PLACE_MM = 0.01
-UNIFORM_MM = 0.01  # positions are often written with two decimals
-UNIFORM_SHARE = 0.01  # of the spacing between slices
-UPRIGHT_MM = 0.05
-UPRIGHT_SLOPE = 1.75e-3  # 0.1 degrees between the stack and the slice normal
+ASIDE_MM = 0.05
 ROUNDED_SLOPE = 4e-3
 _ALIKE_COSINES = 1e-3
 _ALIKE_SPACING = 1e-4
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def stacked(frames: Sequence[Frame], place: Path) -> tuple[list[Frame], Geometry, list[str]]:
-    """``frames`` in ascending order along the slice normal, their grid, and notes on what had to be assumed.
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """``frames`` in ascending order along the slice normal on the grid ``geometry``; ``notes`` say what was assumed.
+
+    ``levels[n]`` is where frame n lies on axis k, in planes: 0, 1, 2, ... but where missing or uneven slices were filled
+    in; a level that is no whole number lies between two planes.
+    """
+
+    frames: tuple[Frame, ...]
+    geometry: Geometry
+    levels: Numbers
+    notes: tuple[str, ...]
+
+    @property
+    def is_filled(self) -> bool:
+        """True where planes of the grid have no slice of their own."""
+        return self.geometry.shape[2] != len(self.frames) or bool((self.levels % 1).any())
+
+
+def stacked(frames: Sequence[Frame], place: Path, on_gap: OnGap = "refuse") -> Stack:
+    """``frames`` as a stack of slices on one grid.
 
     Axis i runs along the columns, j along the rows, k along the normal (row direction x column direction). The third
-    column of the affine is (last - first position) / (n - 1), so that a lean within rounding moves no slice. Raises
-    GeometryError if the frames do not agree, lie at one place, leave gaps, or lean against the normal (gantry tilt).
+    column of the affine is the way from the first to the last position, divided: it leans where the gantry is tilted, and
+    a lean within rounding moves no slice. Raises GeometryError if the frames do not agree, lie at one place, do not lie on
+    one line, or leave gaps (unless ``on_gap`` is "resample").
     """
     _check_alike(frames, place)
     if len(frames) < 2:
         raise GeometryError(
-            f"{place}: only one slice ({frames[0].name}); the distance between slices is unknown: give the folder that "
-            "holds all slices of the series"
+            f"{shown(place)}: only one slice ({frames[0].name}); the distance between slices is unknown: give the folder "
+            "that holds all slices of the series"
         )
-    ordered = sorted(frames, key=lambda frame: float(frame.position @ frames[0].normal))
+    ordered = tuple(sorted(frames, key=lambda frame: float(frame.position @ frames[0].normal)))
     positions = np.array([frame.position for frame in ordered])
     heights = positions @ ordered[0].normal
     _check_apart(ordered, heights, place)
-    _check_uniform(ordered, heights, place)
-    step = _step(positions, ordered[0].normal, place)
+    notes = []
+    if is_even(heights):
+        levels = np.arange(len(ordered), dtype=np.float64)
+    elif on_gap == "resample":
+        levels, note = even_levels(heights, place)
+        notes.append(note)
+    else:
+        raise _uneven(ordered, heights, place)
     row, column = ordered[0].cosines
     affine = np.eye(4)
     affine[:3, 0] = row * ordered[0].spacing_mm[0]
     affine[:3, 1] = column * ordered[0].spacing_mm[1]
-    affine[:3, 2] = step
+    affine[:3, 2] = _way(positions, heights, ordered[0].normal, place) / levels[-1]
     affine[:3, 3] = positions[0]
     rows, columns = _size(ordered[0])
-    geometry = Geometry((columns, rows, len(ordered)), _LPS_TO_RAS @ affine)
-    notes = []
+    geometry = Geometry((columns, rows, int(levels[-1]) + 1), _LPS_TO_RAS @ affine)
     if len(ordered) == 2:
         gap = heights[1] - heights[0]
         notes.append(f"only two slices: their distance, {gap:.4g} mm, is taken as the spacing; a slice may be missing")
-    return ordered, geometry, notes
+    return Stack(ordered, geometry, levels, (*notes, *shear_note(geometry.shear_degrees)))
 
 
 def _size(frame: Frame) -> tuple[int, int]:
@@ -62,7 +89,9 @@ def _size(frame: Frame) -> tuple[int, int]:
     for keyword in ("Rows", "Columns"):
         words = text(frame.header.dataset, keyword)
         if not words.isdecimal() or int(words) < 1:
-            raise DataError(f"{frame.path}: {keyword} is missing or not a positive number; export the series again")
+            raise DataError(
+                f"{shown(frame.path)}: {keyword} is missing or not a positive number; export the series again"
+            )
         sizes.append(int(words))
     return sizes[0], sizes[1]
 
@@ -74,22 +103,24 @@ def _check_alike(frames: Sequence[Frame], place: Path) -> None:
     for frame in frames:
         if (size := _size(frame)) != (rows, columns):
             raise GeometryError(
-                f"{place}: slices of one series differ in size (rows x columns): {rows}x{columns}, but {size[0]}x{size[1]} "
+                f"{shown(place)}: slices of one series differ in size (rows x columns): {rows}x{columns}, but {size[0]}x{size[1]} "
                 f"in {frame.name}{_if_scout(frame)}"
             )
     scouts = [frame for frame in frames if _if_scout(frame)]
     if scouts and len(scouts) < len(frames):
-        raise GeometryError(f"{place}: {scouts[0].name} is a scout (localizer) in the series of the slices; remove it")
+        raise GeometryError(
+            f"{shown(place)}: {scouts[0].name} is a scout (localizer) in the series of the slices; remove it"
+        )
     usual = _usual_orientation(frames)
     for frame in frames:
         if np.abs(frame.cosines - usual.cosines).max() > _ALIKE_COSINES:
             raise GeometryError(
-                f"{place}: slices of one series differ in orientation: ImageOrientationPatient is "
+                f"{shown(place)}: slices of one series differ in orientation: ImageOrientationPatient is "
                 f"{_list(usual.cosines)} in {usual.name}, but {_list(frame.cosines)} in {frame.name}{_if_scout(frame)}"
             )
         if not np.allclose(frame.spacing_mm, frames[0].spacing_mm, rtol=_ALIKE_SPACING, atol=0):
             raise GeometryError(
-                f"{place}: slices of one series differ in PixelSpacing: {_list(frames[0].spacing_mm[::-1])} mm in "
+                f"{shown(place)}: slices of one series differ in PixelSpacing: {_list(frames[0].spacing_mm[::-1])} mm in "
                 f"{frames[0].name}, but {_list(frame.spacing_mm[::-1])} mm in {frame.name}"
             )
 
@@ -108,50 +139,50 @@ def _check_apart(ordered: Sequence[Frame], heights: Numbers, place: Path) -> Non
     if pairs:
         a, b = ordered[pairs[0]], ordered[pairs[0] + 1]
         raise GeometryError(
-            f"{place}: {a.name} and {b.name} lie at the same position ({len(pairs)} such pairs){_difference(a, b)}: "
+            f"{shown(place)}: {a.name} and {b.name} lie at the same position ({len(pairs)} such pairs){_difference(a, b)}: "
             "duplicates, or several phases, echoes or time points in one series; give a folder with one of them"
         )
 
 
-def _check_uniform(ordered: Sequence[Frame], heights: Numbers, place: Path) -> None:
-    """Raise GeometryError unless the heights are evenly spaced within max(0.01 mm, 1 % of the spacing)."""
+def _uneven(ordered: Sequence[Frame], heights: Numbers, place: Path) -> GeometryError:
+    """The error for heights that are not evenly spaced: where, and what may be missing there."""
     gaps = np.diff(heights)
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: a real gap, not a mean of two
-    tolerance = max(UNIFORM_MM, UNIFORM_SHARE * usual)
-    even = np.linspace(heights[0], heights[-1], len(heights))
-    if np.abs(heights - even).max() <= tolerance:
-        return
+    usual = usual_gap(heights)
     worst = int(np.abs(gaps - usual).argmax())
     a, b = ordered[worst], ordered[worst + 1]
     lost = round(float(gaps[worst]) / usual) - 1
     guess = f"; {lost} slice(s) may be missing there" if lost > 0 else ""
-    raise GeometryError(
-        f"{place}: the spacing of the slice positions is not uniform: {gaps[worst]:.4g} mm between {a.name} and {b.name}, "
-        f"where {usual:.4g} mm is usual{guess}{_difference(a, b)}; export the whole series again, or resample it first"
+    return GeometryError(
+        f"{shown(place)}: the spacing of the slice positions is not uniform: {gaps[worst]:.4g} mm between {a.name} and "
+        f"{b.name}, where {usual:.4g} mm is usual{guess}{_difference(a, b)}; export the whole series again, or have the "
+        "gaps filled with --on-gap resample"
     )
 
 
-def _step(positions: Numbers, normal: Numbers, place: Path) -> Numbers:
-    """The way (3,) from slice to slice. Raises GeometryError if the stack leans by more than 0.1 degrees, or zigzags."""
+def _way(positions: Numbers, heights: Numbers, normal: Numbers, place: Path) -> Numbers:
+    """The way (3,) from the first slice to the last. Raises GeometryError if it leans too much, or the slices zigzag.
+
+    A lean beyond rounding is a gantry tilt and is kept.
+    """
     run = positions[-1] - positions[0]
     height = float(run @ normal)
     aside = float(np.linalg.norm(run - height * normal))
-    if aside > max(UPRIGHT_MM, UPRIGHT_SLOPE * height):
-        tilt = float(np.degrees(np.arctan2(aside, height)))
+    degrees = float(np.degrees(np.arctan2(aside, height)))
+    if degrees > MOST_SHEAR_DEGREES:
         raise GeometryError(
-            f"{place}: slices are shifted against each other by a gantry tilt of {tilt:.1f} degrees, so the voxel axes are "
-            "not orthogonal (shear); medseg does not resample tilted series yet: straighten it first, for example with "
-            "dcm2niix, and give that NIfTI file"
+            f"{shown(place)}: slices are shifted against each other by a shear of {degrees:.1f} degrees (a gantry tilt: at "
+            "most 30), so the voxel axes are far from orthogonal; the positions are wrong, export the series again"
         )
-    even = np.linspace(positions[0], positions[-1], len(positions))
-    drift = float(np.linalg.norm(positions - even, axis=1).max())
-    if drift > max(UPRIGHT_MM, UNIFORM_SHARE * height / (len(positions) - 1)):
+    on_line = positions[0] + ((heights - heights[0]) / height)[:, None] * run
+    drift = float(np.linalg.norm(positions - on_line, axis=1).max())
+    if drift > max(ASIDE_MM, UNIFORM_SHARE * usual_gap(heights)):
         raise GeometryError(
-            f"{place}: slice positions do not lie on one line (up to {drift:.3g} mm beside it), so they fill no uniform grid"
+            f"{shown(place)}: slice positions do not lie on one line (up to {drift:.3g} mm beside it), so they fill no "
+            "uniform grid"
         )
-    if aside > ROUNDED_SLOPE * height:  # a few thin slices with rounded positions: the lean is the rounding
+    if ROUNDED_SLOPE * height < aside <= ASIDE_MM:  # a few thin slices with rounded positions: the lean is the rounding
         run = height * normal
-    return np.asarray(run / (len(positions) - 1))
+    return np.asarray(run)
 
 
 def _difference(a: Frame, b: Frame) -> str:

@@ -18,6 +18,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from medseg.core.errors import DataError
 from medseg.io.dicom_files import cannot_read
+from medseg.io.source import shown
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 MOST_INFLATED = 2**31  # bytes of one deflated file
@@ -25,7 +26,7 @@ _LARGE_PIECE = 2**20
 _PIXEL_DATA = 0x7FE00010
 _FIRST_PIXEL_TAG = 0x7FE00008  # float, double and integer pixel data follow one another
 _KEYWORDS = """
-    ImageType SOPClassUID SOPInstanceUID AcquisitionTime ContentTime Modality PatientName PatientID EchoTime
+    ImageType SOPClassUID SOPInstanceUID AcquisitionTime ContentTime Modality PatientName PatientID EchoTime SeriesDescription
     EchoNumbers TriggerTime DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber
     FrameOfReferenceUID ImagePositionPatient ImageOrientationPatient TemporalPositionIdentifier SamplesPerPixel
     PhotometricInterpretation NumberOfFrames Rows Columns PixelSpacing BitsAllocated BitsStored HighBit
@@ -72,7 +73,7 @@ class Header:
         """NumberOfFrames, 1 where absent. Raises DataError where it is not a positive number."""
         count = text(self.dataset, "NumberOfFrames") or "1"
         if not count.isdecimal() or int(count) < 1:
-            raise DataError(f"{self.path}: NumberOfFrames must be a positive number, got {count[:20]!r}")
+            raise DataError(f"{shown(self.path)}: NumberOfFrames must be a positive number, got {count[:20]!r}")
         return int(count)
 
     @cached_property
@@ -117,7 +118,7 @@ def read_header(path: Path) -> Header:
         raise cannot_read(path, error) from error
     except RecursionError as error:
         raise DataError(
-            f"{path}: cannot be read as DICOM: sequences are nested without end, the file is corrupt; export it again"
+            f"{shown(path)}: cannot be read as DICOM: sequences are nested without end, the file is corrupt; export it again"
         ) from error
     except Exception as error:  # pydicom raises nearly every kind on corrupt bytes
         raise _damaged(path, error) from error
@@ -125,7 +126,7 @@ def read_header(path: Path) -> Header:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path}: cannot be read as DICOM ({type(error).__name__}); the file is corrupt or truncated, export it again"
+        f"{shown(path)}: cannot be read as DICOM ({type(error).__name__}); the file is corrupt or truncated, export it again"
     )
 
 
@@ -169,13 +170,15 @@ def _inflate(path: Path, source: io.BufferedReader) -> bytes:
             try:
                 pieces.append(engine.decompress(piece, 2**22))
             except zlib.error as error:
-                raise DataError(f"{path}: the deflated DICOM data set is corrupt ({error}); export it again") from error
+                raise DataError(
+                    f"{shown(path)}: the deflated DICOM data set is corrupt ({error}); export it again"
+                ) from error
             total += len(pieces[-1])
             if total > MOST_INFLATED:
-                raise DataError(f"{path}: deflated data open to more than {MOST_INFLATED >> 20} MiB: too large")
+                raise DataError(f"{shown(path)}: deflated data open to more than {MOST_INFLATED >> 20} MiB: too large")
             piece = engine.unconsumed_tail
     if not engine.eof:
-        raise DataError(f"{path}: the deflated DICOM data set is truncated; export it again")
+        raise DataError(f"{shown(path)}: the deflated DICOM data set is truncated; export it again")
     return b"".join(pieces)
 
 
@@ -211,23 +214,23 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(str(item).strip(" \0") for item in value)
 
 
-def shown(dataset: Dataset, keyword: str) -> str:
+def words(dataset: Dataset, keyword: str) -> str:
     """The element as text for a message: at most 64 characters, and none that a terminal would obey."""
     return printable(text(dataset, keyword))
 
 
-def printable(words: str) -> str:
-    """``words`` for a message: at most 64 characters, what is not printable ASCII replaced by ``?``."""
-    return "".join(c if " " <= c <= "~" else "?" for c in words[:64])
+def printable(raw: str) -> str:
+    """``raw`` for a message: at most 64 characters, what is not printable ASCII replaced by ``?``."""
+    return "".join(c if " " <= c <= "~" else "?" for c in raw[:64])
 
 
 def numbers(dataset: Dataset, keyword: str) -> npt.NDArray[np.float64] | None:
     """The element's numbers, which may be NaN or infinite; None where it is absent, empty or not numeric."""
-    words = text(dataset, keyword)
-    if not words:
+    raw = text(dataset, keyword)
+    if not raw:
         return None
     try:
-        return np.array([float(word) for word in words.split("\\")])
+        return np.array([float(number) for number in raw.split("\\")])
     except ValueError:
         return None
 

@@ -1,5 +1,6 @@
 """From frames to intensities: stored bits, compressed or not, to one array that is allocated once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +22,7 @@ from medseg.io.dicom_compressed import COMPRESSED, decoded_frames
 from medseg.io.dicom_files import cannot_read
 from medseg.io.dicom_frames import Frame
 from medseg.io.dicom_header import UNDEFINED_LENGTH, Header, inflated, printable, text
+from medseg.io.source import shown
 
 Array = npt.NDArray[Any]
 _NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
@@ -59,14 +61,14 @@ def layout_of(header: Header) -> Layout:
     """How the pixels of ``header`` are stored. Raises DataError unless they are grey, whole, and of a known syntax."""
     path, element = header.path, header.pixels
     if element is None:
-        raise DataError(f"{path}: has no pixel data")
+        raise DataError(f"{shown(path)}: has no pixel data")
     _check_grey(header)
     allocated = _whole(header, "BitsAllocated")
     stored = _whole(header, "BitsStored", absent=allocated)
     high_bit = _whole(header, "HighBit", absent=stored - 1)
     if allocated not in (8, 16, 32) or not 1 <= stored <= high_bit + 1 <= allocated:
         raise DataError(
-            f"{path}: pixel bits are not possible: BitsAllocated {allocated} (8, 16 or 32 are read), BitsStored {stored}, "
+            f"{shown(path)}: pixel bits are not possible: BitsAllocated {allocated} (8, 16 or 32 are read), BitsStored {stored}, "
             f"HighBit {high_bit}; export the series again"
         )
     layout = Layout(
@@ -91,7 +93,7 @@ def _whole(header: Header, keyword: str, absent: int | None = None) -> int:
     if not words and absent is not None:
         return absent
     if not words.isdecimal():
-        raise DataError(f"{header.path}: {keyword} of the pixel data is missing or not a whole number")
+        raise DataError(f"{shown(header.path)}: {keyword} of the pixel data is missing or not a whole number")
     return int(words)
 
 
@@ -101,7 +103,7 @@ def _check_grey(header: Header) -> None:
     if photometric != "MONOCHROME2" or samples != "1":
         inverted = "intensities may be inverted" if photometric == "MONOCHROME1" else "colour images are not scans"
         raise DataError(
-            f"{header.path}: photometric interpretation {printable(photometric)} with {printable(samples)} sample(s) a "
+            f"{shown(header.path)}: photometric interpretation {printable(photometric)} with {printable(samples)} sample(s) a "
             f"pixel; medseg reads MONOCHROME2 with one sample ({inverted})"
         )
 
@@ -111,11 +113,11 @@ def _check_native(header: Header, layout: Layout) -> None:
     element = header.pixels
     if element is None or element.length == UNDEFINED_LENGTH:
         raise DataError(
-            f"{header.path}: transfer syntax says {header.syntax.name}, but the pixel data are encapsulated (compressed)"
+            f"{shown(header.path)}: transfer syntax says {header.syntax.name}, but the pixel data are encapsulated (compressed)"
         )
     if layout.big_endian and layout.bits_allocated == 8 and element.vr == "OW":
         raise DataError(
-            f"{header.path}: 8-bit pixel data as big-endian words are not read; convert the transfer syntax"
+            f"{shown(header.path)}: 8-bit pixel data as big-endian words are not read; convert the transfer syntax"
         )
     needed = layout.frame_bytes * header.frame_count
     asked = (
@@ -123,12 +125,12 @@ def _check_native(header: Header, layout: Layout) -> None:
     )
     if element.length > element.available:
         raise DataError(
-            f"{header.path}: truncated: the pixel data should have a length of {element.length} bytes, but the file holds "
+            f"{shown(header.path)}: truncated: the pixel data should have a length of {element.length} bytes, but the file holds "
             f"{element.available}; copy or export it again"
         )
     if element.length not in (needed, needed + needed % 2):
         raise DataError(
-            f"{header.path}: the pixel data have a length of {element.length} bytes, but {asked} need {needed}; "
+            f"{shown(header.path)}: the pixel data have a length of {element.length} bytes, but {asked} need {needed}; "
             "the header is wrong, export the series again"
         )
 
@@ -136,36 +138,42 @@ def _check_native(header: Header, layout: Layout) -> None:
 def _check_compressed(header: Header) -> None:
     if header.syntax not in COMPRESSED:
         raise DataError(
-            f"{header.path}: transfer syntax {printable(str(header.syntax))} cannot be decoded; decompress the series first, "
-            "for example with gdcmconv --raw"
+            f"{shown(header.path)}: transfer syntax {printable(str(header.syntax))} cannot be decoded; decompress the series "
+            "first, for example with gdcmconv --raw"
         )
     if header.pixels is None or header.pixels.length != UNDEFINED_LENGTH:
         raise DataError(
-            f"{header.path}: transfer syntax says {header.syntax.name}, but the pixel data are not compressed; "
+            f"{shown(header.path)}: transfer syntax says {header.syntax.name}, but the pixel data are not compressed; "
             "the header is wrong, export the series again"
         )
 
 
-def read_intensities(frames: Sequence[Frame], *, place: Path, max_voxels: int) -> Array:
+def check_voxels(shape: tuple[int, int, int], place: Path, most: int) -> None:
+    """Raise DataError if a volume of ``shape`` (I, J, K) has more than ``most`` voxels; before any of them is read."""
+    voxels = math.prod(shape)
+    if voxels > most:
+        raise DataError(
+            f"{shown(place)}: {'x'.join(map(str, shape))} voxels are too large: {voxels}, the limit is {most} (--max-voxels)"
+        )
+
+
+def read_intensities(frames: Sequence[Frame], *, place: Path) -> Array:
     """The intensities (K, J, I) of ``frames`` in their order: stored value x slope + intercept.
 
     int16 where slopes and intercepts are whole numbers and all values fit, else int32; float32 where they are not
-    whole. Raises DataError if the pixels are not readable or more than ``max_voxels``, ResourceError if memory ends.
+    whole. Raises DataError if the pixels are not readable, ResourceError if memory ends.
     """
     layouts = {id(frame.header): layout_of(frame.header) for frame in frames}
     first = layouts[id(frames[0].header)]
     shape = (len(frames), first.rows, first.columns)
-    voxels = len(frames) * first.rows * first.columns
-    if voxels > max_voxels:
-        raise DataError(
-            f"{place}: {first.columns}x{first.rows}x{len(frames)} voxels are too large: {voxels}, the limit is {max_voxels}"
-        )
     try:
         if all(_stays_whole(frame, layouts[id(frame.header)]) for frame in frames):
             return _whole_intensities(frames, layouts, shape)
         return _real_intensities(frames, layouts, shape, place)
     except MemoryError as error:
-        raise ResourceError(f"{place}: {voxels} voxels do not fit into memory; close other programs") from error
+        raise ResourceError(
+            f"{shown(place)}: {math.prod(shape)} voxels do not fit into memory; close other programs"
+        ) from error
 
 
 def _stays_whole(frame: Frame, layout: Layout) -> bool:
@@ -199,7 +207,7 @@ def _real_intensities(
             out[k] = stored.astype(np.float64) * frames[k].slope + frames[k].intercept
         if not np.isfinite(out[k]).all():
             raise DataError(
-                f"{place}: rescale slope and intercept of {frames[k].name} give intensities that are not finite"
+                f"{shown(place)}: rescale slope and intercept of {frames[k].name} give intensities that are not finite"
             )
     return out
 
@@ -251,7 +259,7 @@ def _native_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
                 file.seek(_start(layout, index))
                 if not filled(file, raw):
                     raise DataError(
-                        f"{header.path}: truncated: the pixel data end too early; the file changed meanwhile"
+                        f"{shown(header.path)}: truncated: the pixel data end too early; the file changed meanwhile"
                     )
                 yield raw
     except OSError as error:

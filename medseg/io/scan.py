@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from medseg.io.dicom_frames import Frame
 
 MAX_VOXELS = 2**31
+OnGap = Literal["refuse", "resample"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ReadOptions:
     """
 
     series: str | None = None
-    on_gap: Literal["refuse", "resample"] = "refuse"
+    on_gap: OnGap = "refuse"
     max_voxels: int = MAX_VOXELS
 
 
@@ -32,7 +33,8 @@ DEFAULTS = ReadOptions()
 class Scan:
     """A ``volume`` and, where it came from DICOM, its ``frames``: frame n lies on the plane ``planes[n]`` of axis k.
 
-    ``planes`` counts up from 0 by one, except where missing slices were filled in. ``flat`` is True for a 2D picture.
+    ``planes`` counts up from 0 by one, except where missing slices were filled in; slices that then lie on no plane are not
+    among the ``frames``. ``flat`` is True for a 2D picture.
     """
 
     volume: Volume

@@ -187,7 +187,9 @@ KINDS: dict[str, Kind] = {
     "d-two-patients-one-series": Kind(_half(PatientID="PID-OTHER", PatientName="Other^Name"), (("patient",),)),
     "d-two-frames-of-reference": Kind(_half(FrameOfReferenceUID=uid(8)), (("frame of reference", "frameofreference"),)),
     "d-mixed-orientation": Kind(_half(ImageOrientationPatient=[str(x) for x in CORONAL]), (("orientation",),)),
-    "d-gantry-tilt": Kind(lambda f: good(f, cosines=TILTED, step=_tilt_step), (("tilt", "shear", "orthogonal"),)),
+    "d-gantry-tilt": Kind(
+        lambda f: good(f, cosines=TILTED, step=_tilt_step), marker=marker_world(TILTED, step=_tilt_step)
+    ),
     "d-localizer-own-series": Kind(_scout_beside, marker=_here),
     "d-localizer-same-series": Kind(_scout_in_the_series, (("localizer", "scout", "orientation", "size", "rows"),)),
     "d-junk-beside": Kind(_junk_beside, marker=_here),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -11,8 +12,11 @@ from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry, order_between
 from medseg.core.volume import Volume
 from medseg.io.dicom import read_dicom
+from medseg.io.scan import ReadOptions
 from tests.io import bad_dicom as make
 from tests.io import bad_dicom_series
+
+RESAMPLE = ReadOptions(on_gap="resample")
 
 
 def by_simpleitk(files: list[Path]) -> Volume:
@@ -70,14 +74,46 @@ def test_a_real_mr_agrees_with_simpleitk(real_data: Path) -> None:
     np.testing.assert_array_equal(ours.data, theirs.data)
 
 
-def test_a_real_tilted_series_is_refused_with_its_angle(real_data: Path) -> None:
-    with pytest.raises(GeometryError, match=r"tilt of 14\.0 degrees.*dcm2niix"):
-        read_dicom(real_data / "dicom_qa" / "must_refuse_or_handle" / "gantry_tilt_ct")
+def test_a_real_tilted_series_keeps_its_shear(real_data: Path) -> None:
+    folder = real_data / "dicom_qa" / "must_refuse_or_handle" / "gantry_tilt_ct"
+    scan = read_dicom(folder)
+    headers = sorted((pydicom.dcmread(file) for file in folder.iterdir()), key=lambda d: d.ImagePositionPatient[2])
+    first, last = (np.array(headers[n].ImagePositionPatient, float) for n in (0, -1))
+    row, column = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1] = row * headers[0].PixelSpacing[1], column * headers[0].PixelSpacing[0]
+    lps[:3, 2], lps[:3, 3] = (last - first) / (len(headers) - 1), first
+    np.testing.assert_allclose(scan.volume.geometry.affine, np.diag([-1, -1, 1, 1]) @ lps, atol=1e-6)
+    assert scan.volume.geometry.shear_degrees == pytest.approx(14.0, abs=0.05)
+    assert any("14.0 degrees (gantry tilt)" in line for line in scan.volume.warnings)
+    assert scan.planes == tuple(range(len(headers)))
+    for k, header in enumerate(headers):
+        np.testing.assert_array_equal(scan.volume.data[0, :, :, k].T, _hounsfield(header))
+
+
+def _hounsfield(header: pydicom.Dataset) -> np.ndarray:
+    return header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
 
 
 def test_a_real_uneven_series_is_refused_naming_the_slices(real_data: Path) -> None:
-    with pytest.raises(GeometryError, match=r"10 mm between IM-0001-0009-0001\.dcm and IM-0001-0010-0001\.dcm"):
+    with pytest.raises(GeometryError, match=r"10 mm between IM-0001-0009-0001\.dcm.*--on-gap resample"):
         read_dicom(real_data / "dicom_qa" / "must_refuse_or_handle" / "slice_increment_ct_1")
+
+
+def test_a_real_uneven_series_is_filled_in_where_asked(real_data: Path) -> None:
+    folder = real_data / "dicom_qa" / "must_refuse_or_handle" / "slice_increment_ct_1"
+    scan = read_dicom(folder, RESAMPLE)
+    headers = sorted((pydicom.dcmread(file) for file in folder.iterdir()), key=lambda d: d.ImagePositionPatient[2])
+    heights = [float(header.ImagePositionPatient[2]) for header in headers]
+    assert scan.planes == (0, 1, 2, 4)
+    assert scan.volume.geometry.spacing_mm[2] == pytest.approx(5)
+    assert "1 of 5 slices were made" in scan.volume.warnings[0]
+    for header, height, frame, plane in zip(headers, heights, scan.frames, scan.planes, strict=True):
+        assert scan.volume.geometry.to_world((0, 0, plane))[2] == pytest.approx(height)
+        assert frame.position[2] == pytest.approx(height)
+        np.testing.assert_array_equal(scan.volume.data[0, :, :, plane].T, _hounsfield(header))
+    between = (_hounsfield(headers[2]) + _hounsfield(headers[3])) / 2
+    np.testing.assert_allclose(scan.volume.data[0, :, :, 3].T, between, atol=0.5)
 
 
 def test_two_real_slices_make_a_grid_with_a_warning(real_data: Path) -> None:
@@ -86,13 +122,19 @@ def test_two_real_slices_make_a_grid_with_a_warning(real_data: Path) -> None:
     assert "only two slices" in volume.warnings[0]
 
 
-def test_a_slight_lean_is_kept_in_the_affine_and_a_real_tilt_refused(tmp_path: Path) -> None:
-    make.good(tmp_path / "slight", step=(0.002, 0, make.SLICE_MM))
-    make.good(tmp_path / "tilted", step=(0.02, 0, make.SLICE_MM))
-    marker = make.marker_world(step=(0.002, 0, make.SLICE_MM))
-    assert read_dicom(tmp_path / "slight").volume.geometry.to_world(make.MARKER) == pytest.approx(marker, abs=1e-6)
-    with pytest.raises(GeometryError, match=r"tilt of 0\.6 degrees"):
-        read_dicom(tmp_path / "tilted")
+def test_a_slight_lean_and_a_real_tilt_are_both_kept_in_the_affine(tmp_path: Path) -> None:
+    for name, lean, notes in (("slight", 0.002, 0), ("tilted", 0.02, 1), ("left", -0.9, 1)):
+        step = (lean, 0, make.SLICE_MM)
+        make.good(tmp_path / name, step=step)
+        volume = read_dicom(tmp_path / name).volume
+        assert volume.geometry.to_world(make.MARKER) == pytest.approx(make.marker_world(step=step), abs=1e-6)
+        assert len(volume.warnings) == notes
+
+
+def test_slices_shifted_by_more_than_any_gantry_tilts_are_refused(tmp_path: Path) -> None:
+    make.good(tmp_path, step=(2.2, 0, make.SLICE_MM))
+    with pytest.raises(GeometryError, match=r"shear of 47\.7 degrees"):
+        read_dicom(tmp_path)
 
 
 def test_rounded_positions_of_few_thin_slices_make_an_orthogonal_grid(tmp_path: Path) -> None:

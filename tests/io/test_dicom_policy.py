@@ -19,6 +19,7 @@ SAYS_SO = {  # what must be named among the warnings
     "d-localizer-own-series": "localizer",
     "d-junk-beside": "notes.txt",
     "d-sr-beside": "SR",
+    "d-gantry-tilt": "gantry tilt",
 }
 
 
