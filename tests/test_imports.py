@@ -40,6 +40,7 @@ DOORS = {
     "lightning": ("training*",),
     "safetensors": ("models.bundle", "training.checkpoint"),
     "nibabel": ("io.nifti*",),
+    "PIL": ("io.image2d*",),
     "SimpleITK": ("io.itk*", "io.dicom*"),
     **dict.fromkeys(("pydicom", "highdicom", "gdcm", "pylibjpeg", "openjpeg", "rle"), ("io.dicom*",)),
     "isal": ("io.*",),
@@ -100,6 +101,7 @@ NO_FILE = {
     ("cli.evaluate", "report.save"): "our Report, which writes by core.files",
     ("report.evaluation", "self.to_csv"): "gives text, for write_durable",
     ("io.source", "os.fdopen"): "opens for reading",
+    ("io.image2d", "image.save"): "into a BytesIO",
     ("cli.app", "os.open"): "opens the null device",
 }
 FORBIDDEN_CALLS = {

@@ -19,6 +19,7 @@ from medseg.data.reference import read_reference
 from medseg.io.reading import read_volumes
 from medseg.io.source import shown
 
+ODD_CASES_NAMED = 3  # where more share a warning, it is said once
 FOREGROUND_SAMPLES = 10_000  # intensities kept per case for the fingerprint
 
 
@@ -59,7 +60,14 @@ def check_dataset(cases: Sequence[Case], labels: Labels, *, progress: Progress =
 
 def warnings_of(facts: Sequence[CaseFacts], labels: Labels) -> list[str]:
     """What is odd but usable: constant images, cases without any structure, structures that are nowhere."""
-    found = [f"{f.case.id}: {warning}" for f in facts for warning in f.warnings]
+    cases: dict[str, list[str]] = {}
+    for f in facts:
+        for warning in f.warnings:
+            cases.setdefault(warning, []).append(f.case.id)
+    found = []
+    for warning, ids in cases.items():
+        shared = len(ids) > ODD_CASES_NAMED
+        found += [f"{ids[0]} and {len(ids) - 1} more: {warning}"] if shared else [f"{i}: {warning}" for i in ids]
     absent = [name for name in labels.names if not any(f.voxels[name] for f in facts)]
     return found + [f"structure {name!r} is in no case: it will not be learnt" for name in absent]
 

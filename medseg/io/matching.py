@@ -9,8 +9,8 @@ from medseg.core.case import case_id, has_image_suffix
 from medseg.core.errors import DataError
 from medseg.io.source import shown
 
-# In a folder these lie beside label maps, as pictures of them, and are passed over; the reader takes 3D files only.
-NOT_LABEL_MAPS = (".zip", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+NOT_LABEL_MAPS = (".zip", ".jpg", ".jpeg")  # JPEG changes values
+PICTURES = (".png", ".tif", ".tiff")  # label maps of their own, or in a folder of 3D ones pictures of them, passed over
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
     """The pairs, sorted by case id, and for each case without a partner the message that says so.
 
     Two files are a pair whatever their names. Folders are matched by case id, and so are a file and a folder, where the
-    file asks for its own case only. Hidden files, folders and what is no label map are passed over. Raises DataError
-    where a side does not exist or holds no label map, two files have one id, or both sides are the same.
+    file asks for its own case only. Hidden files, folders and what is no label map are passed over, and so are pictures
+    where 3D label maps lie beside them. Raises DataError where a side does not exist or holds no label map, two files
+    have one id, or both sides are the same.
     """
     for path, kind in ((predictions, "predictions"), (references, "references")):
         if not path.exists():
@@ -69,10 +70,11 @@ def _by_id(path: Path) -> dict[str, Path]:
         entries = sorted(path.iterdir()) if path.is_dir() else [path]
     except OSError as error:
         raise DataError(f"{shown(path)}: this folder cannot be read ({error.strerror})") from None
+    if path.is_dir():
+        entries = [entry for entry in entries if _is_label_map(entry)]
+        entries = [e for e in entries if not e.name.lower().endswith(PICTURES)] or entries
     found: dict[str, Path] = {}
     for entry in entries:
-        if path.is_dir() and not _is_label_map(entry):
-            continue
         name = _id(entry)
         if name in found:
             raise DataError(
@@ -83,7 +85,7 @@ def _by_id(path: Path) -> dict[str, Path]:
         found[name] = entry
     if not found:
         raise DataError(
-            f"{shown(path)}: no images in this folder: it is empty, or holds no label map (.nii.gz, .nii, .mha, .nrrd, ...)"
+            f"{shown(path)}: no images in this folder: it is empty, or holds no label map (.nii.gz, .nii, .mha, .nrrd, .png, ...)"
         )
     return found
 

@@ -18,18 +18,21 @@ from medseg.io.stored import Stored, as_intensities, as_label_map
 
 _NIFTI = ".nii", ".nii.gz", ".hdr", ".img"
 _ITK = ".mha", ".mhd", ".nrrd", ".nhdr"
-_FLAT = ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"
-_READ = "NIfTI (.nii, .nii.gz, .hdr/.img), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr) and DICOM folders"
+_FLAT = ".png", ".jpg", ".jpeg", ".tif", ".tiff"
+_READ = (
+    "NIfTI (.nii, .nii.gz, .hdr/.img), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), DICOM folders, and 2D pictures "
+    "(.png, .tif, .jpg)"
+)
 
 
 @contextmanager
 def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Iterator[Scan]:
     """The scan at ``paths``, its channels from one file each (or all from one), in the first one's storage order.
 
-    Each path is an image file, the folder of a DICOM series, or a multi-frame DICOM file. Voxels lie in RAS+ millimetres
-    in stored axis order; integers and float32 keep their type, scaled or wider intensities become float32; a 4th axis
-    becomes the channels. What had to be assumed is in the volume's ``warnings``. The frames' files exist for the block
-    only, where they came from an archive.
+    Each path is an image file, the folder of a DICOM series, or a multi-frame DICOM file; a 2D picture is one slice, and
+    ``flat``. Voxels lie in RAS+ millimetres in stored axis order; integers and float32 keep their type, scaled or wider
+    intensities become float32; a 4th axis becomes the channels. What had to be assumed is in the volume's ``warnings``.
+    The frames' files exist for the block only, where they came from an archive.
 
     Raises DataError or GeometryError naming the file and what is wrong: also where the number of channels is not
     ``channels``, and where the grids of two files differ.
@@ -81,7 +84,13 @@ def read_label_map(path: Path, labels: Labels | None = None, *, options: ReadOpt
     Floats that hold whole numbers are taken as such. Raises DataError for fractions, NaN, negative values, colours,
     several channels and, where ``labels`` is given, for values that it does not name.
     """
-    return as_label_map(shown(path), _read(path, options, LABEL_BOMB_BYTES), labels)
+    if _is_flat(path):
+        from medseg.io.image2d import read_label_picture
+
+        stored = read_label_picture(path, max_voxels=options.max_voxels)
+    else:
+        stored = _read(path, options, LABEL_BOMB_BYTES)
+    return as_label_map(shown(path), stored, labels)
 
 
 def _scan(path: Path, options: ReadOptions) -> Scan:
@@ -90,7 +99,7 @@ def _scan(path: Path, options: ReadOptions) -> Scan:
         from medseg.io.dicom import read_dicom
 
         return read_dicom(path, options)
-    return Scan(as_intensities(shown(path), _read(path, options, IMAGE_BOMB_BYTES)))
+    return Scan(as_intensities(shown(path), _read(path, options, IMAGE_BOMB_BYTES)), flat=_is_flat(path))
 
 
 def _read(path: Path, options: ReadOptions, bomb_bytes: int) -> Stored:
@@ -106,9 +115,18 @@ def _read(path: Path, options: ReadOptions, bomb_bytes: int) -> Stored:
         from medseg.io.itk import read_itk
 
         return read_itk(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes)
+    if _is_flat(path):
+        from medseg.io.image2d import read_picture
+
+        return read_picture(path, max_voxels=options.max_voxels)
     with open_regular(path) as file:
         start = file.read(512)
     raise DataError(f"{shown(path)}: {_unsupported(lower, start)}")
+
+
+def _is_flat(path: Path) -> bool:
+    """True for a file by the name of a picture."""
+    return path.suffix.lower() in _FLAT and not _is_dicom(path)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -125,7 +143,5 @@ def _is_dicom(path: Path) -> bool:
 def _unsupported(lower: str, start: bytes) -> str:
     if lower.endswith(".zip"):
         return "reading zip archives is not there yet; unzip it and give the folder"
-    if lower.endswith(_FLAT):
-        return "a 2D image; a 3D scan is needed"
     found = foreign_content(start)
     return f"it holds {found}" if found else f"unsupported file type; medseg reads {_READ}"

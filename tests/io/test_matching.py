@@ -49,6 +49,11 @@ def test_hidden_files_folders_and_pictures_are_no_label_maps(folder):
     assert ([p.id for p in pairs], skipped) == (["a"], {})
 
 
+def test_a_folder_of_nothing_but_pictures_holds_2d_label_maps(folder):
+    pairs, skipped = match_files(folder("p", "a.png", "b.tif"), folder("r", "a.png", "b.png", "b.jpg"))
+    assert ([(p.id, p.prediction.name) for p in pairs], skipped) == ([("a", "a.png"), ("b", "b.tif")], {})
+
+
 def test_a_file_asks_for_its_own_case_only(folder):
     references = folder("r", "a.nii", "b.nii")
     pairs, skipped = match_files(folder("p", "a_seg.nii") / "a_seg.nii", references)
@@ -85,4 +90,4 @@ def test_missing_and_empty_folders_are_named(folder, tmp_path):
     with pytest.raises(DataError, match="none: not found; give the file or folder of the predictions"):
         match_files(tmp_path / "none", references)
     with pytest.raises(DataError, match="no images in this folder: it is empty"):
-        match_files(folder("p", "notes.txt", "a.png"), references)
+        match_files(folder("p", "notes.txt", "a.jpg"), references)

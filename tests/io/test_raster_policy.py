@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import DataError
-from medseg.io.reading import read_volume
+from medseg.io.reading import open_scan, read_volume
 from tests.io.bad_raster import PATHS, RASTER
 from tests.io.made_nifti import Kind
 
@@ -20,8 +20,8 @@ GOOD = {name: kind for name, kind in KINDS.items() if kind.expected == "ok"}
 @pytest.mark.parametrize("kind", BAD.values(), ids=BAD)
 def test_a_bad_file_or_path_is_refused_in_words(kind: Kind, tmp_path: Path) -> None:
     path = kind.make(tmp_path).path
-    with pytest.raises(DataError) as caught:
-        read_volume(path, channels=1)
+    with pytest.raises(DataError) as caught, open_scan([path], channels=1) as found:
+        found.seen_in(3, str(path))  # as infer asks for a 3D model
     message = str(caught.value)
     assert "\n" not in message
     words = message.replace(str(path), "")
