@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from medseg.core.errors import DataError
 from medseg.core.volume import Volume
 
 if TYPE_CHECKING:
@@ -42,12 +41,3 @@ class Scan:
     frames: "tuple[Frame, ...]" = ()
     planes: tuple[int, ...] = ()
     flat: bool = False
-
-    def seen_in(self, dimensions: int, name: str) -> Volume:
-        """The volume for a model of so many ``dimensions``. Raises DataError for a picture where it sees three."""
-        if self.flat and dimensions == 3:
-            raise DataError(
-                f"{name}: a 2D picture, but this is a 3D model: give a 3D scan (NIfTI, NRRD, MHA, DICOM), or a model that "
-                "was trained with plan.dimensions: 2"
-            )
-        return self.volume

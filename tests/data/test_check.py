@@ -87,6 +87,12 @@ def test_two_constant_images_are_no_duplicates(tmp_path):
     assert warnings_of(facts, NAMED) == ["a: the image is constant", "b: the image is constant"]
 
 
+def test_what_many_cases_share_is_said_once(tmp_path):
+    _, label = pair(0)
+    cases = [case(tmp_path, name, np.full(SHAPE, 7, np.int16), label) for name in "abcd"]
+    assert warnings_of(check_dataset(cases, NAMED), NAMED) == ["a and 3 more: the image is constant"]
+
+
 def test_a_case_without_any_structure_is_told_and_kept(tmp_path):
     image, label = pair(0)
     other, _ = pair(1)
