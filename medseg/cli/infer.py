@@ -35,6 +35,14 @@ def infer(
     max_voxels: Annotated[
         int | None, typer.Option("--max-voxels", min=1, help="The most voxels that a scan may have. Default: 2^31.")
     ] = None,
+    seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
+    separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also volume, intensities and place of each structure (.json, .csv).")
+    ] = False,
+    colour_tables: Annotated[
+        bool, typer.Option("--colour-tables", "--color-tables", help="Also colour tables for ITK-SNAP and 3D Slicer.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -45,6 +53,10 @@ def infer(
     from medseg.io.scan import MAX_VOXELS, ReadOptions
     from medseg.workflows.infer import InferResult, infer_cases
 
+    asked = {
+        **{"seg-nrrd": seg_nrrd, "separate": separate},
+        **{"stats": stats, "colour-tables": colour_tables},
+    }
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory
     failures = []
@@ -55,6 +67,7 @@ def infer(
             output=output,
             force=force,
             device=device,
+            also=[name for name, wanted in asked.items() if wanted],
             options=ReadOptions(series, on_gap, max_voxels or MAX_VOXELS),
             progress=progress,
             say=(lambda line: None) if quiet else note_line,

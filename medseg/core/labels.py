@@ -1,7 +1,7 @@
 """Structure names and the integers that stand for them on disk; contiguous channels inside."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,25 @@ _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 def _other_side(name: str) -> str:
     return re.sub(r"(?<![a-z])(left|right|l|r)(?![a-z])", lambda match: _SIDES[match[1]], name)
+
+
+def told_apart(names: Sequence[str], values: Sequence[int]) -> list[str]:
+    """``names``, those alike in any letter case with their value behind them, so that each can name a file or a row.
+
+    >>> told_apart(["liver", "Lung", "lung", "lung_3"], [1, 2, 3, 4])
+    ['liver', 'Lung_2', 'lung_3_', 'lung_3']
+    """
+    folded = [name.casefold() for name in names]
+    taken = {name for name in folded if folded.count(name) == 1}
+    found = []
+    for name, value in zip(names, values, strict=True):
+        if folded.count(name.casefold()) > 1:
+            name = f"{name}_{value}"
+            while name.casefold() in taken:
+                name += "_"
+            taken.add(name.casefold())
+        found.append(name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,25 @@
 """WRITERS: what may stand beside the label map. A new output is one file and one line in the table."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import is_there
 from medseg.core.labels import Labels
-from medseg.core.volume import LabelMap
-from medseg.io.scan import Scan
+from medseg.io.colour_tables import colour_table_paths, colour_tables
+from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
+from medseg.io.segmentation import Segmentation, Writer
+from medseg.io.separate import mask_paths, masks
+from medseg.io.stats import statistics, statistics_paths
 
+__all__ = ["WRITERS", "Segmentation", "Writer", "check_free", "writers_of"]
 
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """A finished label map and what it was made from.
-
-    ``labels`` name its values. ``place`` is the path of the label map without its suffix (``out/ct_seg``): what a writer
-    writes starts with it. ``algorithm`` is the model's name, for formats that record who drew the mask.
-    """
-
-    label_map: LabelMap
-    labels: Labels
-    scan: Scan
-    place: Path
-    algorithm: str
-
-
-@dataclass(frozen=True)
-class Writer:
-    """One kind of output.
-
-    ``paths``: the files or folders that it will write for a ``place`` and labels, known before any work. ``contents``: the
-    bytes of every file, each read back and compared with the mask where another program will take it for the truth.
-    """
-
-    paths: Callable[[Path, Labels], Sequence[Path]]
-    contents: Callable[[Segmentation], Mapping[Path, bytes]]
-
-
-WRITERS: dict[str, Writer] = {}
+WRITERS: dict[str, Writer] = {
+    "seg-nrrd": Writer(seg_nrrd_paths, seg_nrrd, check=check_upright),
+    "separate": Writer(mask_paths, masks),
+    "stats": Writer(statistics_paths, statistics),
+    "colour-tables": Writer(colour_table_paths, colour_tables),
+}
 
 
 def writers_of(names: Sequence[str]) -> dict[str, Writer]:

@@ -162,7 +162,7 @@ class _Job:
             enough_memory(self.device, work=shown(channels[0]), advice=advice),
             open_scan(channels, channels=self.model.plan.channels, options=self.options) as scan,
         ):
-            self._check_dimensions(channels[0], scan)
+            self._check_fits(channels[0], scan)
             sources = [{"path": str(path), "sha256": _hash(path)} for path in channels]
             reading = time.perf_counter() - clock
             found = self._segmented(channels[0], scan.volume, progress)
@@ -176,6 +176,7 @@ class _Job:
                 *scan.volume.warnings,
                 *_other_modality(scan.volume, self.model.plan),
                 *_oddities(found.label_map, self.labels),
+                *(remark for writer in self.writers.values() for remark in writer.remarks(result)),
             )
             manifest = {
                 "scan": sources[0],
@@ -205,8 +206,13 @@ class _Job:
         outputs = {name: tuple(files) for name, files in others.items()}
         return InferResult(target, found.label_map, self.labels, volumes, warnings, manifest, outputs)
 
-    def _check_dimensions(self, path: Path, scan: Scan) -> None:
-        """Raise DataError for a 2D picture where the model's network is 3D."""
+    def _check_fits(self, path: Path, scan: Scan) -> None:
+        """Raise DataError for a 2D picture where the model's network is 3D, and for a scan that an output cannot hold."""
+        for writer in self.writers.values():
+            try:
+                writer.check(scan)
+            except DataError as error:
+                raise type(error)(f"{shown(path)}: {error}") from None
         if scan.flat and self.model.plan.dimensions == 3:
             raise DataError(f"{shown(path)}: a 2D picture, but the model {self.model.card.name} is 3D; give a 3D scan")
 

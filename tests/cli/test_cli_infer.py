@@ -62,6 +62,43 @@ def test_results_go_to_stdout_and_remarks_to_stderr(here, infer, model):
     assert files_in(here) == {"x.nii.gz", "x_seg.nii.gz", "x_seg.json"}
 
 
+def test_every_output_beside_the_label_map_is_written_and_printed(here, infer):
+    scan = write_scan(here / "x.nii.gz")
+    done = infer(scan, "-q", "--seg-nrrd", "--separate", "--stats", "--color-tables")
+    assert (done.code, done.err) == (0, "")
+    more = {
+        *("x_seg.seg.nrrd", "x_seg_stats.json", "x_seg_stats.csv", "x_seg_itksnap.txt", "x_seg_slicer.ctbl"),
+        *("x_seg/liver.nii.gz", "x_seg/tumour.nii.gz"),
+    }
+    assert files_in(here) == {"x.nii.gz", "x_seg.nii.gz", "x_seg.json", "x_seg", *more}
+    assert set(done.out.splitlines()) == {str(here / name) for name in ("x_seg.nii.gz", *more)}
+    outputs = json.loads((here / "x_seg.json").read_text())["outputs"]
+    assert {path for files in outputs.values() for path in files} == {str(here / name) for name in more}
+
+
+@pytest.mark.parametrize("taken", ["x_seg.seg.nrrd", "x_seg/tumour.nii.gz", "x_seg_stats.csv"])
+def test_an_output_that_exists_is_told_before_the_work_and_replaced_by_force(here, infer, taken):
+    scan = write_scan(here / "x.nii.gz")
+    (here / taken).parent.mkdir(exist_ok=True)
+    (here / taken).write_text("old")
+    flags = ("--seg-nrrd", "--separate", "--stats")
+    done = infer(scan, *flags)
+    assert done.code == 4
+    assert f"{taken}: exists already" in done.err
+    assert not (here / "x_seg.nii.gz").exists()
+    assert infer(scan, *flags, "--force").code == 0
+    assert (here / taken).read_bytes() != b"old"
+
+
+def test_a_sheared_scan_is_refused_by_name_for_a_format_without_shear(here, infer):
+    affine = np.diag([1.0, 1.5, 2.0, 1.0])
+    affine[1, 2] = 0.7
+    done = infer(write_scan(here / "x.nii.gz", affine=affine), "--seg-nrrd")
+    assert done.code == 3
+    assert "x.nii.gz: its voxel axes miss a right angle by 19.3 degrees" in done.err
+    assert files_in(here) == {"x.nii.gz"}
+
+
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_prints_the_path_alone(here, infer, flag):
     done = infer(write_scan(here / "x.nii.gz"), flag)
