@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medseg.core.progress import Progress, silent
+from medseg.core.text import printable
 
 
 def error_line(message: str) -> None:
@@ -20,11 +21,6 @@ def error_line(message: str) -> None:
 def note_line(message: str) -> None:
     """One remark on stderr."""
     print(printable(message), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters escaped, so that a file name cannot draw on the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:

@@ -13,7 +13,8 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
 ) -> None:
     """Make phantom scans, train on them, segment unseen ones, evaluate, draw: the whole way in under 4 minutes."""
-    from medseg.cli.console import note_line, print_table, printable, progress_bars
+    from medseg.cli.console import note_line, print_table, progress_bars
+    from medseg.core.text import printable
     from medseg.workflows.demo import COLUMNS
     from medseg.workflows.demo import demo as run
 

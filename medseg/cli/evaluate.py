@@ -57,7 +57,7 @@ def _print_tables(report: "Report") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from medseg.cli.console import printable
+    from medseg.core.text import printable
     from medseg.report.evaluation import SUMMARY_COLUMNS, format_value, summary_cells
 
     nowhere = _structures_in_no_case(report)

@@ -49,7 +49,8 @@ def infer(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
-    from medseg.cli.console import error_line, note_line, print_table, printable, progress_bars
+    from medseg.cli.console import error_line, note_line, print_table, progress_bars
+    from medseg.core.text import printable
     from medseg.io.scan import MAX_VOXELS, ReadOptions
     from medseg.workflows.infer import InferResult, infer_cases
 

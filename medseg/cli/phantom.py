@@ -20,8 +20,9 @@ def phantom(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Write phantom CT scans of the abdomen with known organs: data to try everything on, without a download."""
-    from medseg.cli.console import printable, progress_bars
+    from medseg.cli.console import progress_bars
     from medseg.core.errors import ConfigError
+    from medseg.core.text import printable
     from medseg.workflows.phantom import write_msd
 
     if layout != "msd":

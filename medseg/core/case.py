@@ -19,7 +19,7 @@ class Case:
     id: str
     patient: str
     images: tuple[Path, ...]
-    reference: Path | None = None
+    reference: Path
     left_out: tuple[int, ...] = ()
 
 

@@ -1,17 +1,15 @@
 """The config: what was asked. YAML in, a checked and frozen object out, every error with its line."""
 
-import math
 import re
 from copy import deepcopy
 from dataclasses import replace
-from difflib import get_close_matches
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from medseg.core.component import Component
+from medseg.core.config_errors import problems
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
 from medseg.core.yaml import Document, parse_scalar, parse_yaml
@@ -63,6 +61,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+LAYOUT_FOLDERS = {"msd": ("root",), "folder": ("images", "labels")}
+
+
 class DataConfig(_Section):
     """Where the cases are. Relative paths start at the config file."""
 
@@ -74,16 +75,21 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "DataConfig":
-        if self.layout == "msd" and self.root is None:
-            raise ValueError("layout msd needs root: the folder that holds dataset.json")
-        if self.layout == "folder" and (self.images is None or self.labels is None):
-            raise ValueError("layout folder needs images: DIR and labels: DIR")
+        for key in LAYOUT_FOLDERS[self.layout]:
+            self.folder_of(key)
         if self.group is not None:
             try:
                 re.compile(self.group)
             except re.error as error:
                 raise ValueError(f"group {self.group!r} is not a regular expression: {error}") from error
         return self
+
+    def folder_of(self, key: str) -> Path:
+        """The folder called ``key``. Raises ValueError where the config does not say it."""
+        folder: Path | None = getattr(self, key)
+        if folder is None:
+            raise ValueError(f"layout {self.layout} needs {key}: DIR")
+        return folder
 
 
 class PlanConfig(_Section):
@@ -196,8 +202,7 @@ def config_from(content: dict[str, Any], source: str = "config", document: Docum
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(e, document) for e in _telling(error.errors())]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from None
+        raise ConfigError(f"{source}: " + "; ".join(problems(error, Config, document))) from None
 
 
 def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
@@ -238,59 +243,3 @@ def _path(text: str, key: str) -> Path:
         return Path(text).expanduser()
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{key}: {text!r} is no path: {str(error).rstrip('.')}") from None
-
-
-def _telling(errors: list[Any]) -> list[Any]:
-    """Of the errors of one key, which may be `auto` or several other things, those nearest to what was written."""
-    by_key: dict[str, list[Any]] = {}
-    for error in errors:
-        key = list(takewhile(lambda part: isinstance(part, str) and not _is_union_tag(part), error["loc"]))
-        by_key.setdefault(".".join(map(str, key)), []).append(error)
-    kept = []
-    for of_key in by_key.values():
-        meant = [e for e in of_key if e["type"] != "literal_error" or isinstance(e["input"], str)] or of_key
-        if any(e["type"] == "extra_forbidden" for e in meant):
-            kept += meant
-        else:
-            deepest = max(len(e["loc"]) for e in meant)
-            kept += [e for e in meant if len(e["loc"]) == deepest]
-    return kept
-
-
-def _problem(error: Any, document: Document | None) -> str:
-    keys = [str(part) for part in error["loc"] if not _is_union_tag(part)]
-    where = ".".join(keys)
-    about_labels = not keys and error["msg"].startswith("Value error, labels:")
-    line = document.line_of(["labels"] if about_labels else keys) if document else None
-    given = document and any(".".join(keys[:n]) in document.overridden for n in range(1, len(keys) + 1))
-    at = "on the command line: " if given else f"line {line}: " if line else ""
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(keys[-1], _known_keys(keys[:-1]), 1, 0.5)
-        return f"{at}unknown key {where!r}" + (
-            f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_known_keys(keys[:-1]))}"
-        )
-    if error["type"] == "missing":
-        return f"{at}{where} is missing; it is required"
-    message = error["msg"].removeprefix("Value error, ")
-    got = error.get("input")
-    named = isinstance(got, str) and repr(got) in message
-    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | list | None) and not named else ""
-    if isinstance(got, float) and not math.isfinite(got):
-        message = "must be a finite number"
-    return f"{at}{where}: {message}{shown}" if where else f"{at}{message}"
-
-
-def _is_union_tag(part: Any) -> bool:
-    return not isinstance(part, int) and bool(
-        re.search(r"[\[(]|^(int|float|str|literal|constrained-.*|Component)$", str(part))
-    )
-
-
-def _known_keys(sections: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for section in sections:
-        field = model.model_fields.get(section)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return list(model.model_fields)

@@ -80,7 +80,6 @@ def _facts_or_error(case: Case, labels: Labels) -> CaseFacts | MedsegError:
 
 
 def _facts(case: Case, labels: Labels) -> CaseFacts:
-    assert case.reference is not None
     image = read_volumes(case.images)
     reference = as_label(case, labels)
     ras = image.canonical()  # what is measured does not depend on how a case happens to be stored
@@ -108,7 +107,6 @@ def _facts(case: Case, labels: Labels) -> CaseFacts:
 
 def as_label(case: Case, labels: Labels) -> LabelMap:
     """The case's reference, values left out as background. Raises DataError that says the label is at fault and names its file."""
-    assert case.reference is not None
     try:
         return read_reference(case.reference, labels, case.left_out)
     except MedsegError as error:
@@ -117,7 +115,6 @@ def as_label(case: Case, labels: Labels) -> LabelMap:
 
 
 def _grids_differ(case: Case, image: Volume, reference: LabelMap) -> str:
-    assert case.reference is not None
     a, b = image.geometry, reference.geometry
     if a.shape != b.shape:
         return (

@@ -49,7 +49,7 @@ def to_volume(tensor: MetaTensor) -> Volume:
     return Volume(tensor.as_tensor().numpy(), Geometry((i, j, k), np.asarray(tensor.affine, float)))
 
 
-class LoadVolumed(MapTransform):  # type: ignore[misc]
+class LoadVolumed(MapTransform):
     """Each key holds a path (or one path per channel) of a NIfTI, MHA or NRRD file or a DICOM folder; it becomes a tensor."""
 
     def __init__(self, keys: Keys, allow_missing_keys: bool = False) -> None:
@@ -63,7 +63,7 @@ class LoadVolumed(MapTransform):  # type: ignore[misc]
         return result
 
 
-class LoadLabelMapd(MapTransform):  # type: ignore[misc]
+class LoadLabelMapd(MapTransform):
     """Each key holds the path of a label map; it becomes an integer tensor (1, I, J, K), its values checked against ``labels``.
 
     Values ``left_out`` become background.
@@ -88,7 +88,7 @@ class LoadLabelMapd(MapTransform):  # type: ignore[misc]
         return result
 
 
-class Preprocessd(MapTransform):  # type: ignore[misc]
+class Preprocessd(MapTransform):
     """Bring ``image`` and, where it is there, ``reference`` onto the plan's grid; the reference becomes contiguous channels."""
 
     def __init__(self, plan: Plan, image: Hashable = "image", reference: Hashable = "reference") -> None:

@@ -54,7 +54,10 @@ def restore(
                 # Where planes are skipped, the next one needed may lie in a slab that has not come yet.
                 drop = min(int(along[end].nonzero()[0].min()) - base, held.shape[1])
                 held, base = held[:, drop:], base + drop
-    assert emitted == target[axis], "the slabs do not cover the source"
+    if emitted != target[axis]:
+        raise ValueError(
+            f"the slabs cover {base + (held.shape[1] if held is not None else 0)} of {source[axis]} planes"
+        )
     return np.moveaxis(result, 0, axis)
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from medseg.core.geometry import order_to, upright
 from medseg.core.labels import Labels
@@ -49,7 +50,7 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
     in_network = 0.0
     done = 0
 
-    def timed(patches):  # type: ignore[no-untyped-def]
+    def timed(patches: Tensor) -> Tensor:
         nonlocal in_network, done
         start = time.perf_counter()
         logits = predict(patches)

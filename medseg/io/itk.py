@@ -102,6 +102,6 @@ def _inflated_size(file: BinaryIO, name: str, enough: int) -> int:
             if not packed and not opened:
                 raise DataError(f"{name}: truncated: the compressed voxels end before their end marker and checksum")
             total += len(opened)
-    except isal_zlib.error as error:  # type: ignore[misc]  # the stub calls the class an instance
+    except isal_zlib.error as error:
         raise DataError(f"{name}: corrupt: invalid compressed voxels or a wrong checksum (CRC): {error}") from None
     return total

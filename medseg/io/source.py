@@ -14,6 +14,7 @@ import numpy.typing as npt
 from isal import igzip, isal_zlib
 
 from medseg.core.errors import DataError, MedsegError, ResourceError
+from medseg.core.text import printable
 
 GZIP_MAGIC = b"\x1f\x8b"
 PADDING_BYTES = 16  # zeros that may follow the voxels: some writers round a file up
@@ -27,8 +28,7 @@ _DRAIN_BYTES = 2**26
 
 def shown(path: Path) -> str:
     """``path`` as typed, on one line that any terminal can print: control and undecodable characters are escaped."""
-    text = "".join(c if c.isprintable() or c in " \u3000" else c.encode("unicode_escape").decode() for c in str(path))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(str(path))
 
 
 def check_regular(path: Path) -> None:
@@ -176,7 +176,7 @@ def open_stream(path: Path) -> Iterator[Stream]:
             raise DataError(f"{name}: truncated gzip: the file ends before its end marker and checksum") from None
         except gzip.BadGzipFile as error:
             raise DataError(f"{name}: corrupt gzip ({error}); its checksum (CRC) or length is wrong") from None
-        except isal_zlib.error as error:  # type: ignore[misc]  # the stub calls the class an instance
+        except isal_zlib.error as error:
             raise DataError(f"{name}: corrupt gzip: invalid compressed data ({error})") from None
         except MemoryError:
             raise ResourceError(f"{name}: not enough memory to hold its voxels; free some or crop the scan") from None

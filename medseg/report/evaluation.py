@@ -60,8 +60,10 @@ class Report:
         return mean_over_structures(rows, metric)
 
     def means(self) -> dict[str, float]:
-        """``mean`` of every metric."""
-        return {metric: self.mean(metric) for metric in dict.fromkeys(s.metric for s in self.summaries)}
+        """``mean`` of every metric that is a ratio: a mean of volumes over structures would say nothing."""
+        return {
+            metric: self.mean(metric) for metric in dict.fromkeys(s.metric for s in self.summaries if s.unit == "ratio")
+        }
 
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas table, one row for each; NaN where undefined."""

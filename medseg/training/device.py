@@ -1,6 +1,5 @@
 """The device by name, checked before any work, and what it says when its memory runs out."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +51,3 @@ def bf16_pays(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capability = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(capability and capability()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-
-
-def cpu_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

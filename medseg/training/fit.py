@@ -100,26 +100,28 @@ def fitted_plan(
     """
     counted = config.train.steps or (config.train.epochs and config.train.epochs * -(-len(stored) // draft.batch_size))
     limit = None if counted else budget_seconds(config.train.budget or "8h")
-    best: Timing | None = None
-    ladder = _ladder(draft, config, frame, device)
-    for rung in ladder:
-        wanted = 0 if rung is ladder[-1] else WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
+
+    def timed(rung: Plan, too_long: float) -> Timing:
+        share = MEASURING_SHARE * (limit or 0.0)
+        step = seconds_per_step(rung, stored, device, seconds=share, too_long=too_long)
+        return Timing(rung, step, case_seconds(rung) if validation_cases and step <= too_long else 0.0)
+
+    *larger, smallest = _ladder(draft, config, frame)
+    for rung in larger:
+        wanted = WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
         too_long = (limit - elapsed()) / wanted if limit and wanted else math.inf
-        step = seconds_per_step(rung, stored, device, seconds=MEASURING_SHARE * (limit or 0.0), too_long=too_long)
-        if step > too_long:
-            continue
-        best = Timing(rung, step, case_seconds(rung) if validation_cases else 0.0)
-        if limit is None or _steps(best, limit - elapsed(), validation_cases) >= wanted:
+        best = timed(rung, too_long)
+        if best.step <= too_long and (limit is None or _steps(best, limit - elapsed(), validation_cases) >= wanted):
             break
-    assert best is not None
+    else:
+        best = timed(smallest, math.inf)
     steps = counted or _steps(best, limit - elapsed() if limit else 0.0, validation_cases)
     return _with_length(best, steps, config, validation_cases)
 
 
-def _ladder(draft: Plan, config: Config, frame: Frame, device: torch.device) -> list[Plan]:
-    """Candidate plans, the largest network first; features given in the config leave one rung only."""
-    counted = config.train.steps or config.train.epochs
-    if "features" in config.plan.architecture.options or (counted and device.type == "cuda"):
+def _ladder(draft: Plan, config: Config, frame: Frame) -> list[Plan]:
+    """Candidate plans, the largest network first; features, or a length other than time, leave one rung only."""
+    if "features" in config.plan.architecture.options or config.train.steps or config.train.epochs:
         rungs = [Rung(32)]
     else:
         rungs = [Rung(32), Rung(16)] + [Rung(16, light=True)] * (config.plan.architecture.name == "unet")

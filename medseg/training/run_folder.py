@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medseg.core.case import Case
 from medseg.core.config import Config
 from medseg.core.errors import DataError, ModelError, OutputError
-from medseg.core.files import check_writable, make_folder, write_json, write_text
+from medseg.core.files import check_writable, write_json, write_text
 from medseg.core.plan import Fingerprint, Plan
 from medseg.data.split import Split
 
@@ -48,8 +48,7 @@ def require_free(folder: Path, config: Config, *, resume: bool) -> None:
 
 
 def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Case]) -> list[Split]:
-    """Create the folder with config.yaml and splits.json, or keep those that are there; return the splits that hold."""
-    make_folder(folder)
+    """Write config.yaml and splits.json, or keep those that are there; return the splits that hold."""
     if not (folder / "config.yaml").exists():
         write_text(folder / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
     file = folder / "splits.json"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg.core.case import Case
 from medseg.core.config import Config, config_from, load_config, override
-from medseg.core.files import sha256_of
+from medseg.core.files import make_folder, sha256_of
 from medseg.core.labels import Labels
 from medseg.core.lock import run_lock
 from medseg.core.plan import Fingerprint, Plan
@@ -99,8 +99,8 @@ def _train(
     for warning in warnings_of(facts, labels):
         say(f"warning: {warning}")
 
-    chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
-    with run_lock(folder):
+    with run_lock(make_folder(folder)):
+        chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
         plan = saved_plan(folder)
         grid = plan or draft
         stored = {s.id: s for s in build_store(folder / "store", cases, grid, loading(grid), progress=progress)}
@@ -182,7 +182,6 @@ class _Fold:
         place = self.folder / "validation"
         for done, case in enumerate(held_out, 1):
             found = validate_case(case, self.plan, network, self.device)
-            assert case.reference is not None
             path = place / f"{case.id}_seg.nii.gz"
             digest = write_label_map(path, found.prediction)
             grid = found.reference.geometry
@@ -217,7 +216,6 @@ class _Fold:
         picked = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
         for rank, name in picked.items():
             case = by_id[name]
-            assert case.reference is not None
             scan = read_volumes(case.images)
             prediction = read_label_map(place / f"{name}_seg.nii.gz", report.labels)
             title = f"{rank}: {name}, mean Dice {sum(dice[name]) / len(dice[name]):.3f}"

@@ -11,8 +11,9 @@ import pytest
 import medseg
 from medseg.cli import app
 from medseg.cli.app import run
-from medseg.cli.console import error_line, note_line, print_table, printable, progress_bars
+from medseg.cli.console import error_line, note_line, print_table, progress_bars
 from medseg.core.errors import CasesError, ConfigError, DataError, Interrupted, OutputError, ResourceError
+from medseg.core.text import printable
 
 MEDSEG = [sys.executable, "-m", "medseg"]
 

@@ -1,6 +1,7 @@
 """Patches for training: where they lie, how often, and that they depend on (seed, step) alone."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def stored_of(folder, pairs, plan):
         grid = Geometry(reference.shape, np.eye(4))
         return Volume(image[None].astype(np.float32), grid), LabelMap(reference.astype(np.uint8), grid)
 
-    return build_store(folder, [Case(str(n), str(n), ()) for n in range(len(pairs))], plan, load)
+    return build_store(folder, [Case(str(n), str(n), (), Path("label.nii")) for n in range(len(pairs))], plan, load)
 
 
 def numbered(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +122,7 @@ def test_channels_stay_together(tmp_path):
     plan = tiny_plan(channels=2, intensity=[{"scheme": "z_score"}] * 2)
     stored = build_store(
         tmp_path,
-        [Case("a", "a", ())],
+        [Case("a", "a", (), Path("label.nii"))],
         plan,
         lambda case: (
             Volume(np.stack([number, -number]).astype(np.float32), grid),

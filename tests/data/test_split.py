@@ -1,5 +1,7 @@
 """Folds by patient: no leak, nothing lost, the same every time."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from medseg.data.split import check_split, choose_fold, split_by_patient
 
 
 def cases_of(patients: list[int]) -> list[Case]:
-    return [Case(f"case_{n}", f"patient_{p}", ()) for n, p in enumerate(patients)]
+    return [Case(f"case_{n}", f"patient_{p}", (), Path("label.nii")) for n, p in enumerate(patients)]
 
 
 @given(

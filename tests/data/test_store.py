@@ -1,6 +1,7 @@
 """Preprocessed cases on disk: made once, found again, whole or not there."""
 
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from medseg.data.store import LOCATIONS, build_store, store_key
 from tests.models.tiny_model import tiny_plan
 
 GRID = Geometry((30, 20, 16), np.eye(4))
-CASES = [Case(name, name, ()) for name in ("a", "b", "c/d")]
+CASES = [Case(name, name, (), Path("label.nii")) for name in ("a", "b", "c/d")]
 
 
 def load(case: Case) -> tuple[Volume, LabelMap]:
@@ -89,7 +90,7 @@ def test_what_does_not_change_the_voxels_keeps_the_place():
 
 
 def test_more_cases_than_file_descriptors_can_be_used(tmp_path):
-    cases = [Case(str(n), str(n), ()) for n in range(40)]
+    cases = [Case(str(n), str(n), (), Path("label.nii")) for n in range(40)]
     stored = build_store(tmp_path, cases, tiny_plan(), load)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))

@@ -25,4 +25,4 @@ def stored_cases(folder: Path, plan: Plan, count: int = 3) -> list[StoredCase]:
         image, label = pair(int(case.id))
         return Volume((image[None] / 80).astype(np.float32), grid), LabelMap(label, grid)
 
-    return build_store(folder, [Case(str(n), str(n), ()) for n in range(count)], plan, load)
+    return build_store(folder, [Case(str(n), str(n), (), Path("label.nii")) for n in range(count)], plan, load)

@@ -144,7 +144,8 @@ def test_final_trains_on_every_case_and_validates_nothing(root, tmp_path, no_pic
 
 def test_final_needs_no_second_patient(tmp_path, no_pictures):
     root = tiny(tmp_path / "data", 1).finish()
-    train(config(root, train={"fold": "final"}), output=tmp_path / "run")
+    result = train(config(root, train={"fold": "final"}), output=tmp_path / "run")
+    assert (result.model_folder / "fold_final.safetensors").is_file()
 
 
 def test_a_fold_may_be_added_to_a_finished_run(root, tmp_path, no_pictures):

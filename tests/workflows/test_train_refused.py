@@ -69,9 +69,8 @@ def test_a_file_or_foreign_folder_in_the_place_of_the_run_is_left_alone(root, tm
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["thesis.txt"]
 
 
-def test_a_device_that_is_not_there_is_refused_before_anything_is_made(root, tmp_path, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_made(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command(tmp_path, config(root), "--device", "cuda:7") == 5
     assert "cuda:7" in capsys.readouterr().err
     assert command(tmp_path, config(root), "--device", "tpu") == 2

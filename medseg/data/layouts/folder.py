@@ -10,15 +10,14 @@ from medseg.data.layouts.common import make_case, require_unique
 
 def folder(config: DataConfig) -> list[Case]:
     """One case for each image file, or folder of DICOM files, in ``images``; its label map has the same id in ``labels``."""
-    assert config.images is not None
-    assert config.labels is not None
-    images, labels = _by_id(config.images, "image", folders=True), _by_id(config.labels, "label", folders=False)
+    image_folder, label_folder = config.folder_of("images"), config.folder_of("labels")
+    images, labels = _by_id(image_folder, "image", folders=True), _by_id(label_folder, "label", folders=False)
     unlabelled = sorted(set(images) - set(labels))
     if unlabelled:
-        raise DataError(f"{config.labels}: label missing for {', '.join(unlabelled[:5])} ({len(unlabelled)} in all)")
+        raise DataError(f"{label_folder}: label missing for {', '.join(unlabelled[:5])} ({len(unlabelled)} in all)")
     lost = sorted(set(labels) - set(images))
     if lost:
-        raise DataError(f"{config.images}: image missing for {', '.join(lost[:5])} ({len(lost)} in all)")
+        raise DataError(f"{image_folder}: image missing for {', '.join(lost[:5])} ({len(lost)} in all)")
     return [make_case(name, (path,), labels[name], config.group) for name, path in images.items()]
 
 

@@ -15,8 +15,7 @@ from medseg.data.layouts.common import make_case, require_unique
 
 def msd(config: DataConfig) -> list[Case]:
     """The cases that ``root/dataset.json`` lists under ``training``. Raises DataError naming file and case."""
-    root = config.root
-    assert root is not None
+    root = config.folder_of("root")
     listed = _training(root)
     names = [case_id(Path(entry["image"])) for entry in listed]
     require_unique(names, root / "dataset.json")
@@ -28,8 +27,7 @@ def msd(config: DataConfig) -> list[Case]:
 
 def named_labels(config: DataConfig) -> dict[str, int]:
     """``{name: value}`` as ``root/dataset.json`` says it (``{"1": "liver"}``); empty where it says nothing that fits."""
-    assert config.root is not None
-    labels = _read(config.root).get("labels")
+    labels = _read(config.folder_of("root")).get("labels")
     if not isinstance(labels, dict):
         return {}
     return {name: int(value) for value, name in labels.items() if isinstance(name, str) and str(value).isdecimal()}
