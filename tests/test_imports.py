@@ -61,6 +61,7 @@ DOORS = {
 # What writes without `core.files`, and why it may.
 MAY_WRITE = {
     "core.files": "the one that writes",
+    "io.archive": "unpacks into a private temporary folder, gone before its block ends",
     "io.child": "sends decoded pixels through the pipe to its parent",
     "core.lock": "holds the lock file of a run",
 }

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import order_between
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
+from medseg.io.archive import is_archive, unpacked
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, check_regular, foreign_content, open_regular, shown
 from medseg.io.stored import Stored, as_intensities, as_label_map
@@ -20,8 +21,8 @@ _NIFTI = ".nii", ".nii.gz", ".hdr", ".img"
 _ITK = ".mha", ".mhd", ".nrrd", ".nhdr"
 _FLAT = ".png", ".jpg", ".jpeg", ".tif", ".tiff"
 _READ = (
-    "NIfTI (.nii, .nii.gz, .hdr/.img), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), DICOM folders, and 2D pictures "
-    "(.png, .tif, .jpg)"
+    "NIfTI (.nii, .nii.gz, .hdr/.img), MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), DICOM folders, 2D pictures "
+    "(.png, .tif, .jpg), and zip archives of one scan"
 )
 
 
@@ -29,23 +30,24 @@ _READ = (
 def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Iterator[Scan]:
     """The scan at ``paths``, its channels from one file each (or all from one), in the first one's storage order.
 
-    Each path is an image file, the folder of a DICOM series, or a multi-frame DICOM file; a 2D picture is one slice, and
-    ``flat``. Voxels lie in RAS+ millimetres in stored axis order; integers and float32 keep their type, scaled or wider
-    intensities become float32; a 4th axis becomes the channels. What had to be assumed is in the volume's ``warnings``.
-    The frames' files exist for the block only, where they came from an archive.
+    Each path is an image file, the folder of a DICOM series, a multi-frame DICOM file, a DICOMDIR, or a zip archive of one
+    of these; a 2D picture is one slice, and ``flat``. Voxels lie in RAS+ millimetres in stored axis order; integers and
+    float32 keep their type, scaled or wider intensities become float32; a 4th axis becomes the channels. What had to be
+    assumed is in the volume's ``warnings``. The frames' files exist for the block only, where they came from an archive.
 
     Raises DataError or GeometryError naming the file and what is wrong: also where the number of channels is not
     ``channels``, and where the grids of two files differ.
     """
-    scans = [_scan(path, options) for path in paths]
-    volume = _joined(paths, [scan.volume for scan in scans])
-    if channels is not None and volume.channels != channels:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        raise DataError(
-            f"{shown(paths[0])}{more}: {volume.channels} channels (4th dimension: a time series or several volumes?), "
-            f"expected {channels}; give the channels that the model was trained on"
-        )
-    yield replace(scans[0], volume=volume)
+    with ExitStack() as stack:
+        scans = [_unpacked_scan(path, options, stack) for path in paths]
+        volume = _joined(paths, [scan.volume for scan in scans])
+        if channels is not None and volume.channels != channels:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            raise DataError(
+                f"{shown(paths[0])}{more}: {volume.channels} channels (4th dimension: a time series or several volumes?), "
+                f"expected {channels}; give the channels that the model was trained on"
+            )
+        yield replace(scans[0], volume=volume)
 
 
 def read_volume(path: Path, *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Volume:
@@ -84,6 +86,9 @@ def read_label_map(path: Path, labels: Labels | None = None, *, options: ReadOpt
     Floats that hold whole numbers are taken as such. Raises DataError for fractions, NaN, negative values, colours,
     several channels and, where ``labels`` is given, for values that it does not name.
     """
+    if is_archive(path):
+        with unpacked(path) as inner:
+            return read_label_map(inner.path, labels, options=options)
     if _is_flat(path):
         from medseg.io.image2d import read_label_picture
 
@@ -91,6 +96,16 @@ def read_label_map(path: Path, labels: Labels | None = None, *, options: ReadOpt
     else:
         stored = _read(path, options, LABEL_BOMB_BYTES)
     return as_label_map(shown(path), stored, labels)
+
+
+def _unpacked_scan(path: Path, options: ReadOptions, stack: ExitStack) -> Scan:
+    """The scan at ``path``; what it lies in, if in an archive, lives as long as ``stack``."""
+    if not is_archive(path):
+        return _scan(path, options)
+    inner = stack.enter_context(unpacked(path))
+    scan = _scan(inner.path, options)
+    warnings = (*inner.notes, *(inner.told(warning) for warning in scan.volume.warnings))
+    return replace(scan, volume=replace(scan.volume, warnings=warnings))
 
 
 def _scan(path: Path, options: ReadOptions) -> Scan:
@@ -141,7 +156,5 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _unsupported(lower: str, start: bytes) -> str:
-    if lower.endswith(".zip"):
-        return "reading zip archives is not there yet; unzip it and give the folder"
     found = foreign_content(start)
     return f"it holds {found}" if found else f"unsupported file type; medseg reads {_READ}"

@@ -192,7 +192,7 @@ def foreign_content(start: bytes) -> str | None:
     known = {
         b"\x89PNG": "a PNG picture (a 2D image)",
         b"\xff\xd8\xff": "a JPEG picture (a 2D image)",
-        b"PK\x03\x04": "a zip archive; unzip it first",
+        b"PK\x03\x04": "a zip archive; rename it to .zip, or unzip it first",
         b"NRRD": "an NRRD image; rename it to .nrrd",
         b"\x89HDF": "an HDF5 file",
         GZIP_MAGIC: "gzip data",

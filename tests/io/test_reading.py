@@ -133,10 +133,10 @@ def test_a_constant_image_is_read_with_a_warning(tmp_path: Path) -> None:
     assert read_volume(tmp_path / "s.nii").warnings == ("the image is constant",)
 
 
-def test_a_zip_and_an_unknown_type_say_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "s.zip").write_bytes(b"PK\x03\x04")
-    with pytest.raises(DataError, match="unzip"):
-        read_volume(tmp_path / "s.zip")
+def test_a_zip_by_another_name_and_an_unknown_type_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "s.scan").write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match=r"rename it to \.zip"):
+        read_volume(tmp_path / "s.scan")
     (tmp_path / "s.xyz").write_bytes(b"anything")
     with pytest.raises(DataError, match="unsupported file type; medseg reads NIfTI"):
         read_volume(tmp_path / "s.xyz")
