@@ -14,6 +14,7 @@ import typer
 from medseg import __version__
 from medseg.cli.console import error_line
 from medseg.cli.demo import demo
+from medseg.cli.dicom import dicom
 from medseg.cli.evaluate import evaluate
 from medseg.cli.infer import infer
 from medseg.cli.info import info
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for verb in (train, infer, evaluate, phantom, demo, info):
     app.command()(verb)
+app.add_typer(dicom, name="dicom")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,8 +1,10 @@
 """How the command line speaks: results on stdout, everything else on stderr."""
 
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,17 +25,26 @@ def note_line(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on stdout: first column to the left, the others to the right."""
+def print_table(title: str, columns: list[str], rows: list[list[Any]], ends: Collection[int] = ()) -> None:
+    """A table on stdout: first column to the left, the others to the right; a line after each row whose number is in ``ends``."""
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for n, column in enumerate(columns):
         table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(printable(str(cell)) for cell in row))
+    for number, row in enumerate(rows):
+        table.add_row(*(printable(str(cell)) for cell in row), end_section=number in ends)
     wide = None if sys.stdout.isatty() else 160
     Console(width=wide, markup=False, emoji=False, highlight=False).print(
         table
     )  # a name may hold [brackets] or :colons:
+
+
+def print_indented(margin: str, text: str) -> None:
+    """``text`` on stdout behind ``margin``: wrapped under itself where that is a terminal, else on one line."""
+    text = printable(text)
+    if sys.stdout.isatty():
+        room = max(20, shutil.get_terminal_size().columns - len(margin))
+        text = ("\n" + " " * len(margin)).join(textwrap.wrap(text, room, break_on_hyphens=False))
+    print(margin + text)
 
 
 @contextmanager

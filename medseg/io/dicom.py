@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.core.volume import Volume
@@ -54,11 +54,17 @@ class Listing:
 
 
 def list_dicom(place: Path) -> Listing:
-    """What ``read_dicom`` would find at ``place``, from the headers alone. Raises DataError if the place cannot be read."""
+    """What ``read_dicom`` would find at ``place``, from the headers alone. Raises DataError if the place cannot be read.
+
+    A damaged file is the problem of every series, because it may be a slice of any.
+    """
     with _quiet():
         found = survey(place)
-        series = tuple(facts_of(one, n + 1, found.place) for n, one in enumerate(series_in(found.images)))
-    return Listing(series, found.notes, tuple(str(error) for error in found.broken))
+        series = [facts_of(one, n + 1, found.place) for n, one in enumerate(series_in(found.images))]
+    broken = tuple(str(error) for error in found.broken)
+    if broken:
+        series = [replace(one, problem=broken[0]) for one in series]
+    return Listing(tuple(series), found.notes, broken)
 
 
 @contextmanager

@@ -60,10 +60,12 @@ class Frame:
         across = np.cross(self.cosines[0], self.cosines[1])
         return np.asarray(across / np.linalg.norm(across))
 
-    @property
-    def name(self) -> str:
-        """How a message calls it."""
-        name = shown(Path(self.path.name))
+    def name(self, place: Path) -> str:
+        """How a message about ``place`` calls it: by its path in there."""
+        inside = (
+            self.path.relative_to(place) if self.path != place and self.path.is_relative_to(place) else self.path.name
+        )
+        name = shown(Path(inside))
         return name if self.header.frame_count == 1 else f"{name} frame {self.index + 1}"
 
 
@@ -191,8 +193,9 @@ def check_rescale(frames: Sequence[Frame], place: Path) -> list[str]:
     bare = [frame for frame in frames if not frame.rescaled]
     if bare and len(bare) < len(frames):
         raise DataError(
-            f"{shown(place)}: RescaleSlope and RescaleIntercept are missing in {bare[0].name} ({len(bare)} of {len(frames)} slices "
-            "of the series), but not in the others; intensities would jump: export the series again"
+            f"{shown(place)}: RescaleSlope and RescaleIntercept are missing in {bare[0].name(place)} "
+            f"({len(bare)} of {len(frames)} slices of the series), but not in the others; intensities would jump: export the "
+            "series again"
         )
     if bare and text(bare[0].header.dataset, "Modality") == "CT":
         return ["CT without RescaleSlope and RescaleIntercept: its stored values are taken as Hounsfield units"]

@@ -54,7 +54,7 @@ def stacked(frames: Sequence[Frame], place: Path, on_gap: OnGap = "refuse") -> S
     _check_alike(frames, place)
     if len(frames) < 2:
         raise GeometryError(
-            f"{shown(place)}: only one slice ({frames[0].name}); the distance between slices is unknown: give the folder "
+            f"{shown(place)}: only one slice ({frames[0].name(place)}); the distance between slices is unknown: give the folder "
             "that holds all slices of the series"
         )
     ordered = tuple(sorted(frames, key=lambda frame: float(frame.position @ frames[0].normal)))
@@ -104,24 +104,25 @@ def _check_alike(frames: Sequence[Frame], place: Path) -> None:
         if (size := _size(frame)) != (rows, columns):
             raise GeometryError(
                 f"{shown(place)}: slices of one series differ in size (rows x columns): {rows}x{columns}, but {size[0]}x{size[1]} "
-                f"in {frame.name}{_if_scout(frame)}"
+                f"in {frame.name(place)}{_if_scout(frame)}"
             )
     scouts = [frame for frame in frames if _if_scout(frame)]
     if scouts and len(scouts) < len(frames):
         raise GeometryError(
-            f"{shown(place)}: {scouts[0].name} is a scout (localizer) in the series of the slices; remove it"
+            f"{shown(place)}: {scouts[0].name(place)} is a scout (localizer) in the series of the slices; remove it"
         )
     usual = _usual_orientation(frames)
     for frame in frames:
         if np.abs(frame.cosines - usual.cosines).max() > _ALIKE_COSINES:
             raise GeometryError(
                 f"{shown(place)}: slices of one series differ in orientation: ImageOrientationPatient is "
-                f"{_list(usual.cosines)} in {usual.name}, but {_list(frame.cosines)} in {frame.name}{_if_scout(frame)}"
+                f"{_list(usual.cosines)} in {usual.name(place)}, but {_list(frame.cosines)} in {frame.name(place)}"
+                f"{_if_scout(frame)}"
             )
         if not np.allclose(frame.spacing_mm, frames[0].spacing_mm, rtol=_ALIKE_SPACING, atol=0):
             raise GeometryError(
                 f"{shown(place)}: slices of one series differ in PixelSpacing: {_list(frames[0].spacing_mm[::-1])} mm in "
-                f"{frames[0].name}, but {_list(frame.spacing_mm[::-1])} mm in {frame.name}"
+                f"{frames[0].name(place)}, but {_list(frame.spacing_mm[::-1])} mm in {frame.name(place)}"
             )
 
 
@@ -139,8 +140,9 @@ def _check_apart(ordered: Sequence[Frame], heights: Numbers, place: Path) -> Non
     if pairs:
         a, b = ordered[pairs[0]], ordered[pairs[0] + 1]
         raise GeometryError(
-            f"{shown(place)}: {a.name} and {b.name} lie at the same position ({len(pairs)} such pairs){_difference(a, b)}: "
-            "duplicates, or several phases, echoes or time points in one series; give a folder with one of them"
+            f"{shown(place)}: {a.name(place)} and {b.name(place)} lie at the same position ({len(pairs)} such pairs)"
+            f"{_difference(a, b)}: duplicates, or several phases, echoes or time points in one series; give a folder with "
+            "one of them"
         )
 
 
@@ -153,8 +155,8 @@ def _uneven(ordered: Sequence[Frame], heights: Numbers, place: Path) -> Geometry
     lost = round(float(gaps[worst]) / usual) - 1
     guess = f"; {lost} slice(s) may be missing there" if lost > 0 else ""
     return GeometryError(
-        f"{shown(place)}: the spacing of the slice positions is not uniform: {gaps[worst]:.4g} mm between {a.name} and "
-        f"{b.name}, where {usual:.4g} mm is usual{guess}{_difference(a, b)}; export the whole series again, or have the "
+        f"{shown(place)}: the spacing of the slice positions is not uniform: {gaps[worst]:.4g} mm between {a.name(place)} and "
+        f"{b.name(place)}, where {usual:.4g} mm is usual{guess}{_difference(a, b)}; export the whole series again, or have the "
         "gaps filled with --on-gap resample"
     )
 

@@ -42,7 +42,7 @@ class SeriesFacts:
     def line(self) -> str:
         """The series in a message: number, size, geometry and UID; never a description or a name."""
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm) + " mm" if self.spacing_mm else "spacing unknown"
-        kind = ", scout" if self.is_scout else ""
+        kind = ", scout or single image" if self.is_scout else ""
         return (
             f"{self.number}) {self.slices} slice(s) of {'x'.join(self.size)} pixels, {self.modality or 'modality unknown'}"
             f"{kind}, {spacing}, {self.orientation or 'orientation unknown'}, UID {self.series or 'blank'}"

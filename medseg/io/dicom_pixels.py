@@ -207,7 +207,7 @@ def _real_intensities(
             out[k] = stored.astype(np.float64) * frames[k].slope + frames[k].intercept
         if not np.isfinite(out[k]).all():
             raise DataError(
-                f"{shown(place)}: rescale slope and intercept of {frames[k].name} give intensities that are not finite"
+                f"{shown(place)}: rescale slope and intercept of {frames[k].name(place)} give intensities that are not finite"
             )
     return out
 

@@ -38,7 +38,7 @@ def test_several_series_are_listed_with_numbers_and_geometry(tmp_path: Path) -> 
     message = str(refused.value)
     assert "3 image series" in message
     assert "--series" in message
-    assert "1) 1 slice(s) of 40x40 pixels, CT, scout, spacing unknown" in message
+    assert "1) 1 slice(s) of 40x40 pixels, CT, scout or single image, spacing unknown" in message
     assert f"2) 12 slice(s) of 32x24 pixels, CT, 0.7 x 0.9 x 2 mm, LPS, UID {make.uid(101)}" in message
     assert f"3) 12 slice(s) of 32x24 pixels, CT, 0.7 x 0.9 x 2 mm, LIP, UID {make.uid(102)}" in message
 
