@@ -43,6 +43,9 @@ def infer(
     colour_tables: Annotated[
         bool, typer.Option("--colour-tables", "--color-tables", help="Also colour tables for ITK-SNAP and 3D Slicer.")
     ] = False,
+    rtstruct: Annotated[
+        bool, typer.Option("--rtstruct", help="Also a DICOM RT structure set (contours on a DICOM series).")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -57,6 +60,7 @@ def infer(
     asked = {
         **{"seg-nrrd": seg_nrrd, "separate": separate},
         **{"stats": stats, "colour-tables": colour_tables},
+        "rtstruct": rtstruct,
     }
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory

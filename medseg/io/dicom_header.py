@@ -3,7 +3,7 @@
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,17 +99,17 @@ class _Source(io.BufferedReader):
         return super().read(size)
 
 
-def read_header(path: Path) -> Header:
-    """The header of the DICOM file ``path``, with or without a preamble.
+def read_header(path: Path, *more: str) -> Header:
+    """The header of the DICOM file ``path``, with or without a preamble; ``more`` are keywords wanted beside the usual.
 
     Raises DataError if the bytes cannot be parsed (nested without end, cut off in an element, ...).
     """
     try:
         with _Source(io.FileIO(path)) as source:
             try:
-                return _parsed(path, source)
+                return _parsed(path, source, _tags(more))
             except _DeflatedError:
-                return _inflated_header(path, source)
+                return _inflated_header(path, source, _tags(more))
     except DataError:
         raise
     except OSError as error:
@@ -130,9 +130,13 @@ def _damaged(path: Path, error: Exception) -> DataError:
     )
 
 
-def _parsed(path: Path, source: _Source) -> Header:
+def _tags(more: Sequence[str]) -> list[Any]:
+    return [*_TAGS, *(tag_for_keyword(keyword) for keyword in more)]
+
+
+def _parsed(path: Path, source: _Source, tags: list[Any]) -> Header:
     mark, found = _pixel_mark(source)
-    dataset = read_partial(source, stop_when=mark, force=True, specific_tags=_TAGS)
+    dataset = read_partial(source, stop_when=mark, force=True, specific_tags=tags)
     end = source.seek(0, io.SEEK_END)
     _, little = dataset.original_encoding
     syntax = dataset.file_meta.get("TransferSyntaxUID")
@@ -141,11 +145,11 @@ def _parsed(path: Path, source: _Source) -> Header:
     return Header(path, dataset, dataset.file_meta, UID(str(syntax)), bool(little), _element(found, end))
 
 
-def _inflated_header(path: Path, source: _Source) -> Header:
+def _inflated_header(path: Path, source: _Source, tags: list[Any]) -> Header:
     start = source.tell()
     stream = io.BytesIO(_inflate(path, source))
     mark, found = _pixel_mark(stream)
-    dataset = read_dataset(stream, False, True, stop_when=mark, specific_tags=_TAGS)
+    dataset = read_dataset(stream, False, True, stop_when=mark, specific_tags=tags)
     pixels = _element(found, len(stream.getbuffer()))
     return Header(path, dataset, Dataset(), DeflatedExplicitVRLittleEndian, True, pixels, start)
 

@@ -7,6 +7,7 @@ from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import is_there
 from medseg.core.labels import Labels
 from medseg.io.colour_tables import colour_table_paths, colour_tables
+from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
 from medseg.io.segmentation import Segmentation, Writer
 from medseg.io.separate import mask_paths, masks
@@ -19,6 +20,7 @@ WRITERS: dict[str, Writer] = {
     "separate": Writer(mask_paths, masks),
     "stats": Writer(statistics_paths, statistics),
     "colour-tables": Writer(colour_table_paths, colour_tables),
+    "rtstruct": RTSTRUCT,
 }
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from medseg.core.errors import DataError, GeometryError
-from medseg.core.geometry import order_between
+from medseg.core.geometry import Geometry, order_between
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.archive import is_archive, unpacked
+from medseg.io.mask_folder import folder_as_masks, mask_files
+from medseg.io.named_masks import NamedMasks, as_one_label_map
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, check_regular, foreign_content, open_regular, shown
 from medseg.io.stored import Stored, as_intensities, as_label_map
@@ -80,15 +82,24 @@ def _joined(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
     return Volume(np.concatenate(parts), first.geometry, tuple(warnings), first.modality)
 
 
-def read_label_map(path: Path, labels: Labels | None = None, *, options: ReadOptions = DEFAULTS) -> LabelMap:
+def read_label_map(
+    path: Path, labels: Labels | None = None, *, like: Geometry | None = None, options: ReadOptions = DEFAULTS
+) -> LabelMap:
     """The label map at ``path`` in stored axis order and the smallest unsigned type that holds its values.
 
     Floats that hold whole numbers are taken as such. Raises DataError for fractions, NaN, negative values, colours,
     several channels and, where ``labels`` is given, for values that it does not name.
+
+    ``path`` may also hold masks with names, which become the values of ``labels`` (``named_masks.as_one_label_map``): a
+    DICOM segmentation, an RT structure set, a folder with one of them, or a folder of one mask per structure. The DICOM
+    objects are laid on the grid ``like``, that of their image; an RT structure set cannot do without.
     """
     if is_archive(path):
         with unpacked(path) as inner:
-            return read_label_map(inner.path, labels, options=options)
+            return read_label_map(inner.path, labels, like=like, options=options)
+    masks = _named_masks(path, like, options)
+    if masks is not None:
+        return as_one_label_map(masks, labels)
     if _is_flat(path):
         from medseg.io.image2d import read_label_picture
 
@@ -106,6 +117,20 @@ def _unpacked_scan(path: Path, options: ReadOptions, stack: ExitStack) -> Scan:
     scan = _scan(inner.path, options)
     warnings = (*inner.notes, *(inner.told(warning) for warning in scan.volume.warnings))
     return replace(scan, volume=replace(scan.volume, warnings=warnings))
+
+
+def _named_masks(path: Path, like: Geometry | None, options: ReadOptions) -> NamedMasks | None:
+    """The masks with names at ``path``; None where it is a label map, or a scan."""
+    if os.path.isdir(path):  # noqa: PTH112 - as below
+        if mask_files(path):
+            return folder_as_masks(path, lambda file: read_label_map(file, options=options))
+        files = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
+        return _named_masks(files[0], like, options) if len(files) == 1 and not files[0].is_dir() else None
+    if not _is_dicom(path):
+        return None
+    from medseg.io.dicom_references import is_structured, read_structured
+
+    return read_structured(path, like, max_voxels=options.max_voxels) if is_structured(path) else None
 
 
 def _scan(path: Path, options: ReadOptions) -> Scan:

@@ -1,6 +1,5 @@
-"""Summaries of scores over cases, with intervals; paired comparisons."""
+"""Summaries of scores over cases."""
 
-from medseg.statistics.bootstrap import INTERVAL_METHOD
-from medseg.statistics.summary import mean_over_structures, summarise, worst_scores
+from medseg.statistics.summary import mean_over_structures, summarise
 
-__all__ = ["INTERVAL_METHOD", "mean_over_structures", "summarise", "worst_scores"]
+__all__ = ["mean_over_structures", "summarise"]

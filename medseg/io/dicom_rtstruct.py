@@ -1,0 +1,266 @@
+"""RT structure sets written: each structure as closed contours on the frames of the DICOM series it was found in.
+
+Contours run along the pixels' edges (``io.contours``): filled again they are the mask to the voxel, and their area times
+the slice distance is its volume. Holes are joined by keyholes, so every contour is CLOSED_PLANAR and stands for itself.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+
+from medseg import __version__
+from medseg.core.errors import DataError, OutputError
+from medseg.core.geometry import SAME_GRID_TOLERANCE
+from medseg.core.labels import Labels, Structure
+from medseg.io.contours import outlines
+from medseg.io.dicom_contours import RT_STRUCTURE_SET, contours_as_masks
+from medseg.io.dicom_frames import Frame
+from medseg.io.dicom_header import Header, text
+from medseg.io.named_masks import as_one_label_map
+from medseg.io.scan import Scan
+from medseg.io.segmentation import Segmentation
+from medseg.io.source import shown
+
+_REFERENCED_STUDY = "1.2.840.10008.3.1.2.3.1"
+_PATIENT_AND_STUDY = {  # what an object of the same study repeats, and what stands where the scan has nothing
+    **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex"), ""),
+    **dict.fromkeys(("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"), ""),
+}
+_TO_LPS = np.array([-1.0, -1.0, 1.0])
+_LONGEST_NAME = 64
+_NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+Points = npt.NDArray[np.float64]
+
+
+def rtstruct_paths(place: Path, labels: Labels) -> tuple[Path, ...]:
+    """``<place>_rtstruct.dcm``. Raises DataError where DICOM cannot hold the name of a structure."""
+    for structure in labels.structures:
+        if len(structure.name) > _LONGEST_NAME or "\\" in structure.name:
+            raise DataError(
+                f"labels: {structure.name!r} cannot be the name of a DICOM region: at most {_LONGEST_NAME} characters, none "
+                "of them a backslash; rename the structure"
+            )
+    return (place.with_name(f"{place.name}_rtstruct.dcm"),)
+
+
+def check_referable(scan: Scan) -> None:
+    """Raise DataError unless ``scan`` is a DICOM series that another object can refer to: every UID is there, and its own."""
+    if not scan.frames:
+        raise DataError(
+            "--rtstruct draws contours on the slices of a DICOM series, and this scan is none; give the DICOM folder, or "
+            "choose another output, such as --mesh"
+        )
+    for frame in scan.frames:
+        blank = [keyword for keyword in _NEEDED if not text(frame.header.dataset, keyword)]
+        if blank or not frame.header.sop_class:
+            raise DataError(
+                f"{shown(frame.path)}: {', '.join(blank) or 'SOPClassUID'} is blank (removed to anonymise the scan?), so an RT "
+                "structure set cannot refer to it; give the series its UIDs back, or choose another output, such as --mesh"
+            )
+    if len({_instance(frame) for frame in scan.frames}) < len(scan.frames):
+        raise DataError(
+            f"{shown(scan.frames[0].path)}: two slices of the series have one SOPInstanceUID, so an RT structure set cannot "
+            "refer to one of them; give each its own"
+        )
+
+
+def rtstruct(segmentation: Segmentation) -> dict[Path, bytes]:
+    """The structure set's file, read back: the voxels of every structure are those of the mask, or OutputError is raised."""
+    (path,) = rtstruct_paths(segmentation.place, segmentation.labels)
+    check_referable(segmentation.scan)
+    content = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns about odd values that the scan itself has
+        dcmwrite(content, _structure_set(segmentation), enforce_file_format=True)
+        _check_equal(path, content.getvalue(), segmentation)
+    return {path: content.getvalue()}
+
+
+def _instance(frame: Frame) -> tuple[str, int]:
+    return text(frame.header.dataset, "SOPInstanceUID"), frame.index
+
+
+def _structure_set(segmentation: Segmentation) -> FileDataset:
+    scan = segmentation.scan
+    first = scan.frames[0].header
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RT_STRUCTURE_SET
+    meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+    # Implicit VR: in explicit VR the contours of a large structure, 64 KiB and more, do not fit the length of their VR.
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    _describe(dataset, first, segmentation.algorithm)
+    dataset.FrameOfReferenceUID = text(first.dataset, "FrameOfReferenceUID")
+    dataset.PositionReferenceIndicator = ""
+    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
+    structures = segmentation.labels.structures
+    dataset.StructureSetROISequence = [_region(n, s, segmentation) for n, s in enumerate(structures, 1)]
+    dataset.ROIContourSequence = [_region_contours(n, s, segmentation) for n, s in enumerate(structures, 1)]
+    dataset.RTROIObservationsSequence = [
+        _item(ObservationNumber=n, ReferencedROINumber=n, RTROIInterpretedType="", ROIInterpreter="")
+        for n in range(1, len(structures) + 1)
+    ]
+    return dataset
+
+
+def _describe(dataset: Dataset, source: Header, algorithm: str) -> None:
+    """Patient, study, series, equipment and approval: as the scan says it, in UTF-8."""
+    told = dcmread(source.path, stop_before_pixels=True, force=True, specific_tags=[*_PATIENT_AND_STUDY])
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, absent in _PATIENT_AND_STUDY.items():
+        setattr(dataset, keyword, str(told.get(keyword) or absent))
+    now = datetime.now().astimezone()
+    dataset.SOPClassUID = RT_STRUCTURE_SET
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.StudyInstanceUID = text(source.dataset, "StudyInstanceUID")
+    dataset.SeriesInstanceUID = generate_uid(prefix=None)
+    dataset.Modality = "RTSTRUCT"
+    dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
+    dataset.SeriesDescription = f"medseg {algorithm}"[:_LONGEST_NAME]
+    dataset.OperatorsName = ""
+    dataset.Manufacturer = "medseg"
+    dataset.ManufacturerModelName = "medseg"
+    dataset.SoftwareVersions = __version__
+    dataset.StructureSetLabel = "medseg"
+    dataset.StructureSetName = algorithm[:_LONGEST_NAME]
+    dataset.StructureSetDate = dataset.InstanceCreationDate = dataset.SeriesDate = now.strftime("%Y%m%d")
+    dataset.StructureSetTime = dataset.InstanceCreationTime = dataset.SeriesTime = now.strftime("%H%M%S")
+    dataset.ApprovalStatus = "UNAPPROVED"
+
+
+def _frame_of_reference(scan: Scan) -> Dataset:
+    header = scan.frames[0].header
+    instances = {id(frame.header): frame.header for frame in scan.frames}.values()
+    series = _item(
+        SeriesInstanceUID=text(header.dataset, "SeriesInstanceUID"),
+        ContourImageSequence=[_image(one) for one in instances],
+    )
+    study = _item(
+        ReferencedSOPClassUID=_REFERENCED_STUDY,
+        ReferencedSOPInstanceUID=text(header.dataset, "StudyInstanceUID"),
+        RTReferencedSeriesSequence=[series],
+    )
+    return _item(FrameOfReferenceUID=text(header.dataset, "FrameOfReferenceUID"), RTReferencedStudySequence=[study])
+
+
+def _image(header: Header, number: int | None = None) -> Dataset:
+    """A reference to the file behind ``header``, and to its frame ``number`` (from 1) where it has several."""
+    item = _item(
+        ReferencedSOPClassUID=str(header.sop_class), ReferencedSOPInstanceUID=text(header.dataset, "SOPInstanceUID")
+    )
+    if number is not None and header.frame_count > 1:
+        item.ReferencedFrameNumber = number
+    return item
+
+
+def _region(number: int, structure: Structure, segmentation: Segmentation) -> Dataset:
+    return _item(
+        ROINumber=number,
+        ReferencedFrameOfReferenceUID=text(segmentation.scan.frames[0].header.dataset, "FrameOfReferenceUID"),
+        ROIName=structure.name,
+        ROIGenerationAlgorithm="AUTOMATIC",
+        ROIGenerationDescription=f"medseg {segmentation.algorithm}"[:_LONGEST_NAME],
+    )
+
+
+def _region_contours(number: int, structure: Structure, segmentation: Segmentation) -> Dataset:
+    colour = [int(structure.colour[at : at + 2], 16) for at in (1, 3, 5)]
+    item = _item(ROIDisplayColor=colour, ReferencedROINumber=number)
+    contours = [_contour(points, frame) for points, frame in contours_mm(segmentation, structure.value)]
+    if contours:
+        for n, contour in enumerate(contours, 1):
+            contour.ContourNumber = n
+        item.ContourSequence = contours
+    return item
+
+
+def contours_mm(segmentation: Segmentation, value: int) -> Iterator[tuple[Points, Frame | None]]:
+    """The contours (n, 3) in LPS mm of one structure, each with its frame; None on a plane that was filled in."""
+    scan, data = segmentation.scan, segmentation.label_map.data
+    frames = dict(zip(scan.planes, scan.frames, strict=True))
+    mask = data == value
+    for plane in np.flatnonzero(mask.any(axis=(0, 1))).tolist():
+        frame = frames.get(plane)
+        for polygon in outlines(mask[:, :, plane]):
+            yield _on_frame(polygon, frame) if frame else _on_plane(polygon, plane, scan), frame
+
+
+def _on_frame(polygon: Points, frame: Frame) -> Points:
+    points: Points = frame.position + (polygon * frame.spacing_mm) @ frame.cosines
+    return points
+
+
+def _on_plane(polygon: Points, plane: int, scan: Scan) -> Points:
+    points: Points = scan.volume.geometry.to_world(np.insert(polygon, 2, plane, axis=1)) * _TO_LPS
+    return points
+
+
+def _contour(points: Points, frame: Frame | None) -> Dataset:
+    item = _item(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(points))
+    if frame is not None:
+        item.ContourImageSequence = [_image(frame.header, frame.index + 1)]
+    item.ContourData = [f"{x:.6f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
+    return item
+
+
+def _item(**elements: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _check_equal(path: Path, content: bytes, segmentation: Segmentation) -> None:
+    """Raise OutputError unless the file, read again, holds the voxels, volume and centroid of every structure."""
+    label_map, labels = segmentation.label_map, segmentation.labels
+    again = dcmread(BytesIO(content))
+    failed = f"{shown(path)}: nothing was written, because the contours do not fill to the mask again"
+    todo = "report it, and choose another output meanwhile"
+    try:
+        found = as_one_label_map(contours_as_masks(path, again, label_map.geometry), labels)
+    except DataError as error:
+        raise OutputError(f"{failed} ({error}); {todo}") from error
+    wrong = [
+        s.name
+        for s in labels.structures
+        if ((found.data == s.value) != (label_map.data == s.value)).any() or not _lies_right(again, s, segmentation)
+    ]
+    if wrong:
+        raise OutputError(f"{failed}: {', '.join(wrong)}; {todo}")
+
+
+def _lies_right(dataset: Dataset, structure: Structure, segmentation: Segmentation) -> bool:
+    """Whether the contours' own area and centre in the world, without any grid, are those of the mask."""
+    geometry = segmentation.label_map.geometry
+    number = segmentation.labels.structures.index(structure)
+    contours: Sequence[Dataset] = dataset.ROIContourSequence[number].get("ContourSequence") or []
+    inside = np.argwhere(segmentation.label_map.data == structure.value)
+    if not contours or not len(inside):
+        return not contours and not len(inside)
+    areas, centres = zip(
+        *(_area_and_centre(np.array(c.ContourData, float).reshape(-1, 3)) for c in contours), strict=True
+    )
+    axes = geometry.affine[:3, :3]
+    pixel_mm2 = float(np.linalg.norm(np.cross(axes[:, 0], axes[:, 1])))
+    centre = geometry.to_voxel(np.average(np.array(centres), axis=0, weights=areas) * _TO_LPS)
+    same_size = abs(sum(areas) / pixel_mm2 - len(inside)) <= 1e-3 * len(inside)
+    return bool(same_size and np.abs(centre - inside.mean(axis=0)).max() <= SAME_GRID_TOLERANCE)
+
+
+def _area_and_centre(points: Points) -> tuple[float, Points]:
+    """Area in mm2 and centroid (3,) in mm of a planar polygon (n, 3)."""
+    origin = points.mean(axis=0)
+    a, b = points - origin, np.roll(points, -1, axis=0) - origin
+    normals = np.cross(a, b)
+    total = normals.sum(axis=0)
+    weights = normals @ total / np.linalg.norm(total)
+    return float(weights.sum() / 2), origin + (weights[:, None] * (a + b) / 3).sum(axis=0) / weights.sum()

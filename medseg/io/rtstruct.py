@@ -1,0 +1,29 @@
+"""RT structure sets as an output: pydicom is imported only once one is asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from medseg.core.labels import Labels
+from medseg.io.scan import Scan
+from medseg.io.segmentation import Segmentation, Writer
+
+
+def _paths(place: Path, labels: Labels) -> tuple[Path, ...]:
+    from medseg.io.dicom_rtstruct import rtstruct_paths
+
+    return rtstruct_paths(place, labels)
+
+
+def _contents(segmentation: Segmentation) -> Mapping[Path, bytes]:
+    from medseg.io.dicom_rtstruct import rtstruct
+
+    return rtstruct(segmentation)
+
+
+def _check(scan: Scan) -> None:
+    from medseg.io.dicom_rtstruct import check_referable
+
+    check_referable(scan)
+
+
+RTSTRUCT = Writer(_paths, _contents, check=_check)
