@@ -25,6 +25,13 @@ def evaluate(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Score the rest where a case is bad or alone; exit code 1.")
     ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression that names the patient in a case id; intervals are by patient.", metavar="REGEX"
+        ),
+    ] = None,
+    worst: Annotated[int, typer.Option(help="How many of the worst scores to list.", min=0)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,
 ) -> None:
@@ -38,7 +45,16 @@ def evaluate(
     from medseg.workflows.evaluate import evaluate as score
 
     with progress_bars(quiet=quiet) as progress:
-        report = score(predictions, references, labels=labels, output=output, skip_bad=skip_bad, progress=progress)
+        report = score(
+            predictions,
+            references,
+            labels=labels,
+            output=output,
+            skip_bad=skip_bad,
+            group=group,
+            worst=worst,
+            progress=progress,
+        )
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=True, allow_nan=False))
     elif not quiet:
@@ -58,7 +74,7 @@ def _print_tables(report: "Report") -> None:
     from rich.table import Table
 
     from medseg.core.text import printable
-    from medseg.report.evaluation import SUMMARY_COLUMNS, format_value, summary_cells
+    from medseg.report.evaluation import STAR, SUMMARY_COLUMNS, format_value, summary_cells
 
     nowhere = _structures_in_no_case(report)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -68,16 +84,26 @@ def _print_tables(report: "Report") -> None:
     for metric, group in groupby(report.summaries, key=lambda s: s.metric):
         rows = [s for s in group if s.structure not in nowhere]
         if [s.structure for s in rows] == [""]:
-            table.add_row(f"[bold]{metric}[/]", *summary_cells(rows[0]))
+            table.add_row(f"[bold]{metric}[/]", *map(escape, summary_cells(rows[0])))
         elif rows:
             table.add_row(f"[bold]{metric}[/]")
             for s in rows:
-                table.add_row("  " + escape(printable(s.structure)), *summary_cells(s))
+                table.add_row("  " + escape(printable(s.structure)), *map(escape, summary_cells(s)))
             if len(rows) > 1 and rows[0].unit == "ratio":
                 table.add_row("  [italic]mean of structures[/]", format_value(report.mean(metric), "ratio"))
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"{len(report.cases)} case(s), {len(report.labels.structures)} structure(s)", markup=False)
     console.print(table)
+    if any(s.interval == "percentile" for s in report.summaries):
+        console.print(STAR, markup=False)
+    if report.worst:
+        console.print(f"worst {report.worst[0].metric}:", markup=False)
+    for score in report.worst:
+        state = "" if score.state == "scored" else f" ({score.state})"
+        line = (
+            f"  {format_value(score.value, score.unit)}  {printable(score.case)}, {printable(score.structure)}{state}"
+        )
+        console.print(line, markup=False, emoji=False)
     if nowhere:
         console.print(f"in no prediction and no reference: {', '.join(map(printable, nowhere))}", markup=False)
     if not report.labels.structures:

@@ -1,7 +1,10 @@
 """One case of a dataset, before anything is read."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from medseg.core.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (
     *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip"),
@@ -41,3 +44,29 @@ def case_id(path: Path) -> str:
     """
     name = strip_image_suffix(path.name)
     return name[:-4] if name.endswith("_seg") and len(name) > 4 else name
+
+
+def patient_of(case: str, group: str | None) -> str:
+    """The patient that ``group`` (a regular expression) names in a case id: its first group, else the whole match.
+
+    Without ``group`` each case is a patient of its own. Raises DataError where ``group`` does not match.
+
+    >>> patient_of("sub-07_scan-2", r"sub-(\\d+)")
+    '07'
+    """
+    if group is None:
+        return case
+    match = re.search(group, case)
+    if match is None:
+        raise DataError(
+            f"{case}: group {group!r} does not match this case id, so its patient is unknown; widen the group"
+        )
+    return (match.group(1) if match.re.groups else None) or match.group(0)
+
+
+def check_group(group: str | None) -> None:
+    """Raise ConfigError where ``group`` is no regular expression."""
+    try:
+        re.compile(group or "")
+    except re.error as error:
+        raise ConfigError(f"group {group!r} is not a regular expression: {error}; such as '^(sub-\\d+)'") from None

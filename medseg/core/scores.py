@@ -22,7 +22,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over cases, for one structure and metric. ``n`` counts defined values; the others are counted, never averaged away."""
+    """Over cases, for one structure and metric. ``n`` counts defined values; the others are counted, never averaged away.
+
+    ``low`` and ``high`` are the limits of the 95 % interval of the mean, by ``interval`` (BCa or percentile; empty where
+    there is none), of ``patients`` with a value.
+    """
 
     structure: str
     metric: str
@@ -35,6 +39,10 @@ class Summary:
     undefined: int
     missed: int
     spurious: int
+    low: float
+    high: float
+    interval: str
+    patients: int
 
 
 def defined(values: Iterable[float]) -> list[float]:

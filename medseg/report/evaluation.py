@@ -14,7 +14,7 @@ from medseg.core.labels import Labels
 from medseg.core.provenance import provenance
 from medseg.core.scores import Score, Summary
 from medseg.metrics import EMPTY_MASK_POLICY
-from medseg.statistics import mean_over_structures
+from medseg.statistics import INTERVAL_METHOD, mean_over_structures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,8 @@ class ScoredCase:
 class Report:
     """Scores of every case, structure and metric; their summaries over cases; and the cases ``skipped``, with reasons.
 
-    A whole-case figure (mean_iou, pixel_accuracy) has the empty text as its structure. NaN is undefined.
+    A whole-case figure (mean_iou, pixel_accuracy) has the empty text as its structure. NaN is undefined. ``worst``: the
+    worst scores, the worst first. ``group``: the regular expression that named each case's patient, None where a case is one.
     """
 
     scores: tuple[Score, ...]
@@ -48,6 +49,8 @@ class Report:
     labels: Labels
     cases: tuple[ScoredCase, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    worst: tuple[Score, ...] = ()
+    group: str | None = None
 
     def mean(self, metric: str, structure: str | None = None) -> float:
         """Mean of ``metric`` over cases for ``structure``; without one, the mean of those means over structures.
@@ -81,6 +84,9 @@ class Report:
             "labels": self.labels.mapping(),
             "cases": [{**vars(c), "shape": list(c.shape), "spacing_mm": list(c.spacing_mm)} for c in self.cases],
             "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
+            "worst": [{k: _number(v) for k, v in vars(s).items()} for s in self.worst],
+            "intervals": INTERVAL_METHOD,
+            "group": self.group,
             "empty_masks": EMPTY_MASK_POLICY,
             "provenance": provenance(),
         }
@@ -129,15 +135,19 @@ def format_value(value: float, unit: str) -> str:
 
 
 def summary_cells(summary: Summary) -> list[str]:
-    """The columns after the structure's name: mean, median, quartiles, n, undefined, missed, spurious."""
-    mean, median, q1, q3 = (
-        format_value(v, summary.unit) for v in (summary.mean, summary.median, summary.q1, summary.q3)
+    """The columns after the structure's name; a star marks a percentile interval, where BCa is undefined."""
+    mean, low, high, median, q1, q3 = (
+        format_value(v, summary.unit)
+        for v in (summary.mean, summary.low, summary.high, summary.median, summary.q1, summary.q3)
     )
+    star = "*" if summary.interval == "percentile" else ""
+    centre = f"{mean} [{low}, {high}]{star}" if summary.interval else mean
     counts = (summary.n, summary.undefined, summary.missed, summary.spurious)
-    return [mean, median, f"{q1} – {q3}" if summary.n else "–", *map(str, counts)]
+    return [centre, f"{median} [{q1}, {q3}]" if summary.n else "–", *map(str, counts)]
 
 
-SUMMARY_COLUMNS = ("mean", "median", "quartiles", "n", "undefined", "missed", "spurious")
+SUMMARY_COLUMNS = ("mean [95 % interval]", "median [quartiles]", "n", "undefined", "missed", "spurious")
+STAR = "* percentile interval: BCa is undefined with fewer than three patients or values all alike"
 
 
 def _html(report: Report) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from medseg.core.case import check_group, patient_of
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.files import check_writable, sha256_of
 from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry, order_between, order_to
@@ -22,7 +23,7 @@ from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
 from medseg.metrics import CasePair, MaskPair, score_case, score_structure
 from medseg.report.evaluation import Report, ScoredCase
-from medseg.statistics import summarise
+from medseg.statistics import summarise, worst_scores
 
 
 def evaluate(
@@ -32,6 +33,8 @@ def evaluate(
     labels: Path | str | Labels | Mapping[str, int] | None = None,
     output: Path | str | None = None,
     skip_bad: bool = False,
+    group: str | None = None,
+    worst: int = 5,
     progress: Progress = silent,
 ) -> Report:
     """Score label maps against their references: two files, or folders whose files are matched by case id.
@@ -39,7 +42,8 @@ def evaluate(
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
     error. ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name:
     value}``); without it each value found anywhere is a structure of that name. ``output`` is a folder that gets
-    ``scores.csv`` and ``summary.json``. Memory holds two cases at a time.
+    ``scores.csv`` and ``summary.json``. ``group`` is a regular expression that names the patient in a case id, as
+    ``data.group`` of a config: intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
 
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
@@ -49,12 +53,14 @@ def evaluate(
     >>> report = evaluate("predictions", "references", output="scores")  # doctest: +SKIP
     """
     named = _labels(labels)
+    check_group(group)
     if output is not None:
         check_writable(Path(output))
     pairs, skipped = match_files(Path(predictions), Path(references))
     if skipped and not (skip_bad and pairs):
         rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
         raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
+    patients = {pair.id: patient_of(pair.id, group) for pair in pairs}
     cases: list[_CaseScores] = []
     for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs), 1):
         try:
@@ -67,7 +73,8 @@ def evaluate(
         progress("evaluate", done, len(pairs))
     if not cases:
         raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
-    report = _report(cases, named, skipped)
+    report = replace(_report(cases, named, skipped, patients), group=group)
+    report = replace(report, worst=tuple(worst_scores(report.scores, worst)))
     if output is not None:
         report.save(Path(output))
     return report
@@ -195,7 +202,9 @@ def _names(labels: Labels) -> dict[int, str]:
     return {s.value: s.name for s in labels.structures}
 
 
-def _report(cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, str]) -> Report:
+def _report(
+    cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, str], patients: dict[str, str]
+) -> Report:
     """All scores, also of the structures that a case lacks, and their summaries."""
     if labels is None:
         found = sorted({value for case in cases for value in case.by_value})
@@ -206,5 +215,5 @@ def _report(cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, 
             absent = value not in case.by_value
             scores += score_structure(case.case.id, name, MaskPair.empty(case.grid)) if absent else case.by_value[value]
         scores += case.whole
-    summaries = tuple(summarise(scores))
+    summaries = tuple(summarise(scores, patients=patients))
     return Report(tuple(scores), summaries, labels, tuple(c.case for c in cases), tuple(sorted(skipped.items())))

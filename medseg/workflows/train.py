@@ -198,7 +198,8 @@ class _Fold:
             )
             scores += found.scores
             self.progress("final validation", done, len(held_out))
-        report = Report(tuple(scores), tuple(summarise(scores)), labels, tuple(files))
+        patients = {case.id: case.patient for case in held_out}
+        report = Report(tuple(scores), tuple(summarise(scores, patients=patients)), labels, tuple(files))
         report.save(place)
         self._draw(held_out, report, place)
         return report

@@ -5,10 +5,11 @@ import os
 
 import pytest
 
+from medseg.core.case import patient_of
 from medseg.core.config import DataConfig
 from medseg.core.errors import DataError
 from medseg.data.layouts import LAYOUTS, list_cases
-from medseg.data.layouts.common import patient_of, require_unique
+from medseg.data.layouts.common import require_unique
 from tests.data.tiny_dataset import tiny
 
 

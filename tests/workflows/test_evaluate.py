@@ -296,3 +296,25 @@ def test_a_file_name_that_is_not_utf8_is_scored_and_written(tmp_path):
         (tmp_path / folder / "x.nii.gz").rename(tmp_path / folder / "caf\udce9.nii.gz")
     evaluate(tmp_path / "p", tmp_path / "r", output=tmp_path / "out")
     assert "caf\\udce9,1,dice,1.0,ratio" in (tmp_path / "out" / "scores.csv").read_text()
+
+
+def test_intervals_are_by_patient_and_the_worst_scores_listed(folders, tmp_path):
+    report = evaluate(*folders, labels=LABELS, group="^[ab]|c", worst=2, output=tmp_path / "out")
+    assert [(s.case, s.structure, s.state) for s in report.worst] == [
+        ("c", "tumour", "missed"),
+        ("b", "tumour", "scored"),
+    ]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["group"] == "^[ab]|c"
+    assert [s["case"] for s in summary["worst"]] == ["c", "b"]
+    assert {s["patients"] for s in summary["summaries"]} == {3}
+    one = evaluate(*folders, labels=LABELS, group="^.")
+    assert {s.patients for s in one.summaries} == {3}
+    assert {s.interval for s in evaluate(*folders, labels=LABELS, group="(?=)").summaries} == {""}
+
+
+def test_a_group_that_fits_no_case_or_is_no_expression_is_refused(folders):
+    with pytest.raises(DataError, match="a: group 'patient' does not match"):
+        evaluate(*folders, group="patient")
+    with pytest.raises(ConfigError, match="regular expression"):
+        evaluate(*folders, group="(")

@@ -1,11 +1,10 @@
 """What every layout checks: files that exist, ids that name one case each, patients."""
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from medseg.core.case import Case
+from medseg.core.case import Case, patient_of
 from medseg.core.errors import DataError
 
 
@@ -29,20 +28,6 @@ def require_file(path: Path, kind: str, case: str) -> Path:
     if not path.exists():
         raise DataError(f"{case}: {kind} missing: {path} was not found")
     return path
-
-
-def patient_of(case: str, group: str | None) -> str:
-    """The patient that ``group`` (a regular expression) names in a case id: its first group, else the whole match.
-
-    >>> patient_of("sub-07_scan-2", r"sub-(\\d+)")
-    '07'
-    """
-    if group is None:
-        return case
-    match = re.search(group, case)
-    if match is None:
-        raise DataError(f"{case}: data.group {group!r} does not match this case id, so its patient is unknown")
-    return match.group(1) if match.re.groups else match.group(0)
 
 
 def make_case(name: str, images: Iterable[Path], reference: Path, group: str | None) -> Case:
