@@ -12,6 +12,7 @@ _PUBLIC = {
     "train": "medseg.workflows.train",
     "infer": "medseg.workflows.infer",
     "evaluate": "medseg.workflows.evaluate",
+    "convert": "medseg.workflows.convert",
     "load_config": "medseg.core.config",
     "Geometry": "medseg.core.geometry",
     "Volume": "medseg.core.volume",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from medseg.core.labels import Labels as Labels
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
+    from medseg.workflows.convert import convert as convert
     from medseg.workflows.evaluate import evaluate as evaluate
     from medseg.workflows.infer import infer as infer
     from medseg.workflows.train import train as train

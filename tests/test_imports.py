@@ -105,6 +105,7 @@ NO_FILE = {
     ("report.evaluation", "self.to_csv"): "gives text, for write_durable",
     ("io.source", "os.fdopen"): "opens for reading",
     ("io.image2d", "image.save"): "into a BytesIO",
+    ("io.dicom_write", "zipfile.ZipFile"): "into a BytesIO",
     ("cli.app", "os.open"): "opens the null device",
 }
 FORBIDDEN_CALLS = {

@@ -13,6 +13,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli.console import error_line
+from medseg.cli.convert import convert
 from medseg.cli.demo import demo
 from medseg.cli.dicom import dicom
 from medseg.cli.evaluate import evaluate
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, infer, evaluate, phantom, demo, info):
+for verb in (train, infer, evaluate, convert, phantom, demo, info):
     app.command()(verb)
 app.add_typer(dicom, name="dicom")
 

@@ -19,9 +19,9 @@ from medseg.core.labels import PALETTE
 from medseg.core.volume import LabelMap
 from medseg.io.child import ChildError, decoded
 from medseg.io.image2d_decode import decode
-from medseg.io.image2d_header import PictureHeader, read_picture_header
+from medseg.io.image2d_header import SUFFIXES, PictureHeader, read_picture_header
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, shown
-from medseg.io.stored import Stored
+from medseg.io.stored import Stored, in_one_of
 
 NO_PLACE = "a 2D picture says nothing of place and size: taken as an axial slice with pixels of 1 mm"
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -117,6 +117,28 @@ def as_seen(name: str, data: npt.NDArray[Any], geometry: Geometry) -> npt.NDArra
             "or cut out the slice that is wanted"
         )
     return np.ascontiguousarray(np.swapaxes(order.array(data)[..., 0], -1, -2))
+
+
+def picture_bytes(path: Path, data: npt.NDArray[Any], geometry: Geometry) -> bytes:
+    """``data`` (C, I, J, K) of one axial slice as the PNG or TIFF that ``path`` names: grey, RGB or RGBA, every value kept.
+
+    Raises DataError for values that the format does not hold, GeometryError where it is not one axial slice.
+    """
+    name, kind = shown(path), SUFFIXES.get(path.suffix.lower())
+    pixels = as_seen(name, data, geometry)
+    grey = {"PNG": (np.uint8, np.uint16), "TIFF": (np.uint8, np.uint16, np.int32, np.float32)}
+    if kind not in grey:
+        raise DataError(f"{name}: voxels are not written as {path.suffix}, which changes values; choose .png or .tif")
+    kept = in_one_of(pixels, grey[kind] if len(data) == 1 else (np.uint8,))
+    if kept is None or len(data) not in (1, 3, 4):
+        held = "grey of 8 or 16 bits from 0" if kind == "PNG" else "grey of 8 to 32 bits or float32"
+        raise DataError(
+            f"{name}: {len(data)} channel(s) of {data.dtype} from {data.min():g} to {data.max():g} are not what {kind} holds "
+            f"({held}, RGB or RGBA of 8 bits); write NIfTI (.nii.gz)" + (" or .tif" if kind == "PNG" else "")
+        )
+    return _encoded(
+        Image.fromarray(kept[0] if len(data) == 1 else np.ascontiguousarray(np.moveaxis(kept, 0, -1))), kind
+    )
 
 
 def palette_png(label_map: LabelMap) -> bytes:

@@ -28,6 +28,7 @@ from medseg.io.stored import Stored
 
 _SCANNER = 1  # the code of coordinates in the scanner's space
 _GZIP_LEVEL = 1
+_LABEL_INTENT = 1002
 _BLOCK_VOXELS = 2**22
 
 
@@ -63,6 +64,16 @@ def label_names_from_nifti(path: Path) -> dict[str, int] | None:
     return None
 
 
+def is_label_map(path: Path) -> bool:
+    """True where the header says by its intent (1002) that the voxels are labels."""
+    with open_stream(_pair(path)[0]) as stream:
+        start = stream.read(HEADER_SIZES[1])
+    size = header_size(start, shown(path))
+    order = "<" if int.from_bytes(start[:4], "little") == size else ">"
+    kind = nib.Nifti1Header if size == HEADER_SIZES[0] else nib.Nifti2Header
+    return len(start) >= size and int(kind(start[:size], endianness=order, check=False)["intent_code"]) == _LABEL_INTENT
+
+
 def write_label_map(path: Path, label_map: LabelMap) -> str:
     """Write ``label_map`` voxel for voxel on its own grid as .nii.gz or .nii; return the file's sha256.
 
@@ -91,10 +102,28 @@ def label_map_bytes(path: Path, label_map: LabelMap) -> bytes:
 
 def write_volume(path: Path, volume: Volume) -> str:
     """Write ``volume`` in its own type as .nii.gz or .nii, 4D where it has several channels; return the file's sha256."""
+    return write_durable(path, _encoded(path, _volume_header(volume.data, volume.geometry), volume.data))
+
+
+def volume_files(path: Path, data: npt.NDArray[Any], geometry: Geometry) -> dict[Path, bytes]:
+    """The content of ``path`` for ``data`` (C, I, J, K) in its own type, and of the .img beside a .hdr.
+
+    4D where there are several channels. Raises ConfigError for another suffix than .nii.gz, .nii, .hdr or .img.
+    """
+    header = _volume_header(data, geometry)
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return {path: _encoded(path, header, data)}
+    fields = header.structarr.copy()
+    fields["magic"] = b"ni1" if header.sizeof_hdr == HEADER_SIZES[0] else b"ni2"
+    fields["vox_offset"] = 0
+    voxels = BytesIO()
+    _encode_voxels(voxels, header.get_data_dtype(), data)
+    return {path.with_suffix(".hdr"): fields.tobytes() + bytes(4), path.with_suffix(".img"): voxels.getvalue()}
+
+
+def _volume_header(data: npt.NDArray[Any], geometry: Geometry) -> nib.Nifti1Header:
     kept: dict[Any, type] = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}
-    dtype = np.dtype(kept.get(volume.data.dtype, volume.data.dtype))
-    header = _new_header(volume.geometry, dtype, volume.channels)
-    return write_durable(path, _encoded(path, header, volume.data))
+    return _new_header(geometry, np.dtype(kept.get(data.dtype, data.dtype)), len(data))
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -189,7 +218,10 @@ def _encoded(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> by
 def _encode(file: Any, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> None:
     """Header, extensions and ``data`` (C, I, J, K), i fastest, some slices at a time."""
     header.write_to(file)
-    dtype = header.get_data_dtype()
+    _encode_voxels(file, header.get_data_dtype(), data)
+
+
+def _encode_voxels(file: Any, dtype: np.dtype[Any], data: npt.NDArray[Any]) -> None:
     step = max(1, _BLOCK_VOXELS // (data.shape[1] * data.shape[2]))
     for channel in data:
         for start in range(0, channel.shape[2], step):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.core.errors import DataError, GeometryError
-from medseg.core.geometry import Geometry, order_between
+from medseg.core.geometry import Geometry, StorageOrder, order_between
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.archive import is_archive, unpacked
@@ -17,7 +17,7 @@ from medseg.io.mask_folder import folder_as_masks, mask_files
 from medseg.io.named_masks import NamedMasks, as_one_label_map
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, check_regular, foreign_content, open_regular, shown
-from medseg.io.stored import Stored, as_intensities, as_label_map
+from medseg.io.stored import Stored, as_intensities, as_label_map, exact_values
 
 _NIFTI = ".nii", ".nii.gz", ".hdr", ".img"
 _ITK = ".mha", ".mhd", ".nrrd", ".nhdr"
@@ -64,6 +64,22 @@ def read_volumes(paths: Sequence[Path], *, channels: int | None = None, options:
         return scan.volume
 
 
+def read_stored(paths: Sequence[Path], *, options: ReadOptions = DEFAULTS) -> Stored:
+    """The voxels of ``open_scan`` as they are on disk, for a copy in another format: no value is rounded or checked.
+
+    Several files become channels in the first one's storage order, unscaled, in the smallest type that holds all of them.
+    """
+    parts = [_unpacked_stored(path, options) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    orders = [
+        _order_onto(part.geometry, parts[0].geometry, path, paths[0]) for part, path in zip(parts, paths, strict=True)
+    ]
+    data = np.concatenate([order.array(exact_values(part)) for order, part in zip(orders, parts, strict=True)])
+    said = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+    return Stored(data, parts[0].geometry, warnings=said, modality=parts[0].modality)
+
+
 def _joined(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
     """All channels on the first volume's grid, in its storage order. Raises GeometryError where a grid differs."""
     first = volumes[0]
@@ -71,15 +87,20 @@ def _joined(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
         return first
     parts = []
     for path, volume in zip(paths, volumes, strict=True):
-        order = order_between(volume.geometry, first.geometry)
-        if order is None:
-            raise GeometryError(
-                f"{shown(path)}: grid {volume.geometry!r} differs from {first.geometry!r} of {shown(paths[0])}; "
-                "the channels of one case must lie on one grid: resample them first"
-            )
+        order = _order_onto(volume.geometry, first.geometry, path, paths[0])
         parts.append(order.array(volume.data))
     warnings = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
     return Volume(np.concatenate(parts), first.geometry, tuple(warnings), first.modality)
+
+
+def _order_onto(grid: Geometry, first: Geometry, path: Path, first_path: Path) -> StorageOrder:
+    order = order_between(grid, first)
+    if order is None:
+        raise GeometryError(
+            f"{shown(path)}: grid {grid!r} differs from {first!r} of {shown(first_path)}; "
+            "the channels of one case must lie on one grid: resample them first"
+        )
+    return order
 
 
 def read_label_map(
@@ -133,6 +154,14 @@ def _named_masks(path: Path, like: Geometry | None, options: ReadOptions) -> Nam
     return read_structured(path, like, max_voxels=options.max_voxels) if is_structured(path) else None
 
 
+def _unpacked_stored(path: Path, options: ReadOptions) -> Stored:
+    if not is_archive(path):
+        return _read(path, options, IMAGE_BOMB_BYTES)
+    with unpacked(path) as inner:
+        stored = _read(inner.path, options, IMAGE_BOMB_BYTES)
+        return replace(stored, warnings=(*inner.notes, *(inner.told(warning) for warning in stored.warnings)))
+
+
 def _scan(path: Path, options: ReadOptions) -> Scan:
     """Imports the reader's library only once its format is met: `import medseg.io.reading` stays cheap."""
     if _is_dicom(path):
@@ -146,7 +175,7 @@ def _read(path: Path, options: ReadOptions, bomb_bytes: int) -> Stored:
     lower = path.name.lower()
     if _is_dicom(path):
         volume = _scan(path, options).volume
-        return Stored(volume.data, volume.geometry, warnings=volume.warnings)
+        return Stored(volume.data, volume.geometry, warnings=volume.warnings, modality=volume.modality)
     if lower.endswith(_NIFTI):
         from medseg.io.nifti import read_nifti
 

@@ -1,6 +1,6 @@
 """Voxels as a file holds them, and the two ways to read them: as intensities or as label values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,31 @@ def as_intensities(name: str, stored: Stored) -> Volume:
             data[place] = block
     constant = ("the image is constant",) if (low == high).any() else ()
     return Volume(data, stored.geometry, (*stored.warnings, *constant), stored.modality)
+
+
+def exact_values(stored: Stored) -> npt.NDArray[Any]:
+    """The true values (C, I, J, K), none of them rounded: in the type on disk, or where they are scaled in one that holds them.
+
+    That is a signed integer where slope and intercept are whole numbers, else float32 if it suffices, else float64.
+    """
+    if not stored.scaled:
+        return stored.data
+    scaled = stored.data.astype(np.float64) * stored.slope + stored.intercept
+    whole = stored.slope.is_integer() and stored.intercept.is_integer() and stored.data.dtype.kind in "iu"
+    kept = in_one_of(scaled, (np.int16, np.int32, np.int64) if whole else (np.float32,))
+    return scaled if kept is None else kept
+
+
+def in_one_of(values: npt.NDArray[Any], dtypes: Sequence[type[np.generic]]) -> npt.NDArray[Any] | None:
+    """``values`` as they are if their type is among ``dtypes``, else in the first that keeps them all; None where none does."""
+    if values.dtype.type in dtypes:
+        return values
+    for dtype in dtypes:
+        with np.errstate(invalid="ignore", over="ignore"):
+            cast = values.astype(dtype)
+            if np.array_equal(cast, values, equal_nan=values.dtype.kind == "f"):
+                return cast
+    return None
 
 
 def as_label_map(name: str, stored: Stored, labels: Labels | None) -> LabelMap:

@@ -163,9 +163,9 @@ def test_progress_is_silent_where_nobody_watches(capsys, quiet):
 
 
 def test_the_public_names_are_these_and_load_on_first_use():
-    assert dir(medseg) == sorted(
-        ["__version__", "train", "infer", "evaluate", "load_config", "Geometry", "Volume", "LabelMap", "Labels", "MedsegError"]
-    )  # fmt: skip
+    functions = ["train", "infer", "evaluate", "convert", "load_config"]
+    types = ["Geometry", "Volume", "LabelMap", "Labels", "MedsegError"]
+    assert dir(medseg) == sorted(["__version__", *functions, *types])
     assert all(getattr(medseg, name) is not None for name in dir(medseg))
     assert medseg.MedsegError is app.MedsegError
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
