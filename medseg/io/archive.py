@@ -81,8 +81,12 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> tuple[dict[str, str], t
     """Unpack what may be a scan; our names with the archive's, and what was ignored."""
     size = file.seek(0, io.SEEK_END)
     try:
-        _check_directory(file, size)
+        entries = _directory_entries(file, size)
         with zipfile.ZipFile(file) as archive:
+            if len(archive.infolist()) != entries:
+                raise zipfile.BadZipFile(
+                    f"its directory has {len(archive.infolist())} entries, its end record says {entries}"
+                )
             _check_names(path, archive.infolist())
             wanted, notes = _without_ignored([info for info in archive.infolist() if not info.is_dir()])
             _check_sizes(path, wanted, size, shutil.disk_usage(folder).free)
@@ -101,20 +105,29 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> tuple[dict[str, str], t
     return {name: _printed(info) for name, info in members.items()}, notes
 
 
-def _check_directory(file: BinaryIO, size: int) -> None:
-    """Raise BadZipFile unless the archive has a directory, and one that can be taken into memory (APPNOTE 4.3.16)."""
+def _directory_entries(file: BinaryIO, size: int) -> int:
+    """How many entries the archive's directory must have, by its end record (APPNOTE 4.3.16, 4.3.14).
+
+    Raises BadZipFile if there is none, if the directory does not lie where it says (Python's reader would skip entries
+    without a word), or is too large to be taken into memory.
+    """
     start = max(0, size - 2**16 - 22)
     file.seek(start)
     tail = file.read(size - start)
     end = tail.rfind(b"PK\5\6")
     if end < 0 or len(tail) < end + 22:
         raise zipfile.BadZipFile("it has no zip directory at its end")
-    claimed = int(struct.unpack("<L", tail[end + 12 : end + 16])[0])
+    _, _, count, length, offset, comment = struct.unpack("<HHHLLH", tail[end + 6 : end + 22])
+    after = start + end
     if tail[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        file.seek(struct.unpack("<Q", tail[end - 12 : end - 4])[0])
-        claimed = int(struct.unpack("<Q", file.read(48)[40:])[0])
-    if claimed > _MOST_DIRECTORY_BYTES:
-        raise zipfile.BadZipFile(f"its directory of {claimed} bytes is over the limit of {MOST_FILES} files")
+        after = struct.unpack("<Q", tail[end - 12 : end - 4])[0]
+        file.seek(after)
+        count, length, offset = struct.unpack("<QQQ", file.read(56)[32:])
+    if offset + length != after or len(tail) != end + 22 + comment:
+        raise zipfile.BadZipFile("its directory is not where its end record says")
+    if length > _MOST_DIRECTORY_BYTES:
+        raise zipfile.BadZipFile(f"its directory of {length} bytes is over the limit of {MOST_FILES} files")
+    return int(count)
 
 
 def _check_names(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
@@ -132,6 +145,8 @@ def _check_names(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
             what = "an unsafe path, which may lead outside"
         elif raw.startswith("/") or re.match(r"[A-Za-z]:", raw):
             what = "an absolute path, which is unsafe"
+        elif info.is_dir() and info.file_size:
+            what = "a folder with content, so the archive is corrupt"
         elif info.flag_bits & 0x41:
             what = "encrypted, and medseg takes no password"
         elif info.compress_type not in _METHODS:

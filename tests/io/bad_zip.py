@@ -92,6 +92,12 @@ def _crc(content: bytearray) -> None:
         content[content.index(mark) + at] ^= 1
 
 
+def _count(content: bytearray) -> None:
+    """The end record says one entry more."""
+    content[-12] += 1
+    content[-14] += 1
+
+
 def _bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.dcm", "w") as member:
         for _ in range(300):
@@ -131,7 +137,10 @@ KINDS: dict[str, Kind] = {
     "drive-letter": Kind(beside({"C:evil.dcm": b"x"}), ("absolute",)),
     "other-method": Kind(lambda path: plain(path, method=zipfile.ZIP_LZMA), ("method",)),
     "cut-in-the-directory": Kind(_patched(lambda content: content[:-30]), ("zip", "truncat", "corrupt")),
-    "huge-directory": Kind(
-        _patched(lambda content: content[:-10] + struct.pack("<L", 2**30) + content[-6:]), ("limit",)
+    "directory-elsewhere": Kind(
+        _patched(lambda content: content[:-10] + struct.pack("<L", 2**30) + content[-6:]), ("directory",)
     ),
+    "fewer-entries-than-said": Kind(_patched(_count), ("entries",)),
+    "folder-with-content": Kind(beside({"study/": b"x"}), ("corrupt",)),
+    "before-the-archive": Kind(_patched(lambda content: b"#!/bin/sh\n" + content), ("directory",)),
 }

@@ -154,6 +154,34 @@ def test_an_archive_with_a_zip64_directory_is_read(tmp_path: Path, monkeypatch: 
     assert read_volume(tmp_path / "scan.zip").geometry.shape[2] == 12
 
 
+def test_a_directory_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad_zip.plain(tmp_path / "scan.zip")
+    monkeypatch.setattr(archive, "_MOST_DIRECTORY_BYTES", 500)
+    with pytest.raises(DataError, match="over the limit of 20000 files"):
+        read_volume(tmp_path / "scan.zip")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_archive_is_refused_or_read_whole(seed: int, tmp_path: Path, temporary: Path) -> None:
+    random = np.random.default_rng(seed)
+    content = bad_zip.packed(bad_zip.slices(tmp_path))
+    heads = [at for at in range(len(content)) if content[at : at + 2] == b"PK"]
+    for _ in range(40):
+        damaged = bytearray(content)
+        for at in (random.choice(heads) + random.integers(0, 46), random.integers(len(content))):
+            damaged[min(at, len(content) - 1)] = random.integers(256)
+        (tmp_path / "scan.zip").write_bytes(damaged)
+        message = f"{tmp_path / 'scan.zip'}"
+        try:
+            data = read_volume(tmp_path / "scan.zip").data[0]
+        except DataError as error:
+            message = str(error)
+        else:
+            np.testing.assert_array_equal(data, bad_dicom.intensities().transpose(2, 1, 0))
+        assert message.startswith(f"{tmp_path / 'scan.zip'}")
+        assert not list(temporary.iterdir())
+
+
 def test_a_stopped_program_leaves_no_unpacked_files(tmp_path: Path, temporary: Path) -> None:
     bad_zip.plain(tmp_path / "scan.zip")
     program = f"""
