@@ -4,7 +4,7 @@ V ?= .venv
 STAMP = $(V)/.medseg-installed
 PYTEST = $(V)/bin/pytest
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow fuzz lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m venv $(V)
@@ -20,6 +20,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow --timeout 1800
+
+# 20,000 broken files through every reader, about 15 minutes on one core; prints the table of benchmarks/README.md.
+fuzz: $(STAMP)
+	$(V)/bin/python -m tests.io.fuzz.run --mutants 20000
 
 lint: $(STAMP)
 	$(V)/bin/ruff check .

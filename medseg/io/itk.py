@@ -13,7 +13,7 @@ from medseg.core.errors import DataError, GeometryError, ResourceError
 from medseg.core.geometry import Affine, Geometry
 from medseg.io.grid import check_affine
 from medseg.io.itk_header import ItkHeader, read_itk_header
-from medseg.io.source import IMAGE_BOMB_BYTES, check_packed_size, check_plain_size, open_regular, shown
+from medseg.io.source import IMAGE_BOMB_BYTES, PADDING_BYTES, check_packed_size, check_plain_size, open_regular, shown
 from medseg.io.stored import Stored
 
 _STEP = 2**22
@@ -81,6 +81,11 @@ def _check_voxels(header: ItkHeader, bomb_bytes: int) -> None:
         size = os.fstat(file.fileno()).st_size - header.start
         if not header.compressed:
             check_plain_size(name, size, header.voxel_bytes)
+            file.seek(header.start + header.voxel_bytes)
+            if any(file.read(PADDING_BYTES)):  # bytes put in somewhere push voxels out at the end
+                raise DataError(
+                    f"{name}: trailing data beyond the {header.voxel_bytes} bytes (size) that the header claims"
+                )
             return
         check_packed_size(name, size, header.voxel_bytes, bomb_bytes=bomb_bytes)
         file.seek(header.start)

@@ -33,6 +33,11 @@ _SPACES = "left-posterior-superior", "lps", "right-anterior-superior", "ras", "l
 
 
 _NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|NaN|NAN|Inf|INF)"
+_META_FLAG = "True", "False", "true", "false", "1", "0"  # of any other word ITK looks at the first letter only
+_META_KNOWN = {
+    **{"DistanceUnits": ("mm", "?"), "BinaryData": ("True", "true", "1"), "HeaderSize": ("0",)},
+    **dict.fromkeys(("BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData"), _META_FLAG),
+}
 _META_MATRICES = "TransformMatrix", "Rotation", "Orientation"
 _META_ORIGINS = "Offset", "Position", "Origin"
 
@@ -79,14 +84,20 @@ def _metaimage(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     if len(spacings) != len(sizes):
         raise GeometryError(f"{name}: {len(spacings)} spacings (ElementSpacing) for {len(sizes)} dimensions")
     check_spacing(name, spacings[:3], "ElementSpacing")
-    for key, known in (("DistanceUnits", ("mm", "?")), ("BinaryData", ("True", "true", "1")), ("HeaderSize", ("0",))):
+    for key, known in _META_KNOWN.items():
         if fields.get(key, known[0]) not in known:
-            raise DataError(f"{name}: {key} is {fields[key]}, expected {known[0]}; convert the file")
+            raise DataError(f"{name}: {key} is {fields[key]!r}, expected {' or '.join(known[:2])}; convert the file")
     for key, value in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
         if key in fields and _floats(fields[key], key, name) != [value]:
             raise DataError(f"{name}: {key} is {fields[key]}; scaled MetaImages are not read, convert the file")
-    for key in (*_META_MATRICES, *_META_ORIGINS):
-        _check_finite(fields.get(key), key, name)
+    for alike in (_META_MATRICES, _META_ORIGINS):
+        given = [key for key in alike if key in fields]
+        if len(given) > 1:
+            raise DataError(
+                f"{name}: {' and '.join(given)} are names of one field; the header is damaged: keep the right one"
+            )
+        for key in given:
+            _check_finite(fields[key], key, name)
     directions = any(key in fields for key in _META_MATRICES)
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     return ItkHeader(
@@ -207,6 +218,10 @@ def _beside(path: Path, reference: str, field: str) -> Path:
     if Path(reference).is_absolute() or not found.resolve().is_relative_to(folder):
         raise DataError(
             f"{shown(path)}: {field} {reference!r} points outside its folder; put the data beside the header"
+        )
+    if not found.is_file():
+        raise DataError(
+            f"{shown(path)}: {field} {reference[:80]!r} was not found beside it, or is no file; put it there"
         )
     return path.parent / reference
 
