@@ -22,8 +22,11 @@ def touched_sides(label_map: LabelMap) -> dict[int, tuple[str, ...]]:
     for axis, letter in enumerate(label_map.geometry.orientation):
         if label_map.data.shape[axis] == 1:
             continue
+        faces = np.moveaxis(
+            label_map.data, axis, 0
+        )  # a view: np.take copies the whole array where it is not contiguous
         for end, side in ((0, _OPPOSITE[letter]), (-1, letter)):
-            for value in np.unique(np.take(label_map.data, end, axis)).tolist():
+            for value in np.unique(faces[end]).tolist():
                 if value:
                     touched.setdefault(int(value), []).append(_SIDES[side])
     return {value: tuple(sides) for value, sides in touched.items()}

@@ -72,42 +72,35 @@ def measure(label_map: LabelMap, labels: Labels, volume: Volume) -> list[Measure
     if not label_map.geometry.matches(volume.geometry):
         raise GeometryError(f"label map {label_map.geometry!r} and scan {volume.geometry!r} must lie on one grid")
     sides = touched_sides(label_map)
-    boxes = _boxes(label_map.data, max(labels.values))
-    return [_measured(s, label_map, volume.data, boxes[s.value - 1], sides.get(s.value, ())) for s in labels.structures]
+    # The axis that runs fastest in memory last: several times quicker, whatever order a file was stored in.
+    order = np.argsort(np.abs(label_map.data.strides))[::-1]
+    values = np.transpose(label_map.data, order)
+    channels = [np.transpose(channel, order) for channel in volume.data]
+    boxes = ndimage.find_objects(values, max(labels.values))
+    found = []
+    for structure in labels.structures:
+        box, touched = boxes[structure.value - 1], sides.get(structure.value, ())
+        if box is None:
+            found.append(Measurement(structure, 0, 0.0, None, (), touched))
+            continue
+        mask = values[box] == structure.value
+        voxels = int(np.count_nonzero(mask))
+        place = _place(mask, box, np.argsort(order), label_map.geometry)
+        intensities = tuple(_intensities(channel[box][mask]) for channel in channels)
+        volume_ml = voxels * label_map.geometry.voxel_volume_ml
+        found.append(Measurement(structure, voxels, volume_ml, place, intensities, touched))
+    return found
 
 
-def _boxes(data: npt.NDArray[np.integer], largest: int) -> list[Box | None]:
-    """The smallest box around each value from 1 on, found with the axis that runs fastest in memory innermost."""
-    order = np.argsort(np.abs(data.strides))[::-1]
-    found = ndimage.find_objects(np.transpose(data, order), largest)
-    back = np.argsort(order)
-    return [None if box is None else (box[back[0]], box[back[1]], box[back[2]]) for box in found]
-
-
-def _measured(
-    structure: Structure,
-    label_map: LabelMap,
-    channels: npt.NDArray[Any],
-    box: Box | None,
-    sides: tuple[str, ...],
-) -> Measurement:
-    if box is None:
-        return Measurement(structure, 0, 0.0, None, (), sides)
-    mask = label_map.data[box] == structure.value
-    voxels = int(np.count_nonzero(mask))
-    place = _place(mask, box, label_map.geometry)
-    intensities = tuple(_intensities(channel[box][mask]) for channel in channels)
-    return Measurement(structure, voxels, voxels * label_map.geometry.voxel_volume_ml, place, intensities, sides)
-
-
-def _place(mask: npt.NDArray[np.bool_], box: Box, geometry: Geometry) -> Place:
-    first = np.array([side.start for side in box])
-    last = np.array([side.stop - 1 for side in box])
+def _place(mask: npt.NDArray[np.bool_], box: Box, back: npt.NDArray[np.intp], geometry: Geometry) -> Place:
+    """``box`` and ``mask`` run along axes of which ``back`` names the i, j and k one."""
     along = [np.count_nonzero(mask, axis=others) for others in ((1, 2), (0, 2), (0, 1))]
-    mean = [float(counts @ np.arange(len(counts))) / counts.sum() for counts in along]
+    centre = np.array([float(counts @ np.arange(len(counts))) / counts.sum() for counts in along])[back]
+    first = np.array([side.start for side in box])[back]
+    last = np.array([side.stop - 1 for side in box])[back]
     corners = geometry.to_world([[(first[a] - 0.5, last[a] + 0.5)[n >> a & 1] for a in range(3)] for n in range(8)])
     return Place(
-        _triple(geometry.to_world(first + mean)),
+        _triple(geometry.to_world(first + centre)),
         (int(first[0]), int(first[1]), int(first[2])),
         (int(last[0]), int(last[1]), int(last[2])),
         _triple(corners.min(axis=0)),
