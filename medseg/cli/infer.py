@@ -35,6 +35,7 @@ def infer(
     max_voxels: Annotated[
         int | None, typer.Option("--max-voxels", min=1, help="The most voxels that a scan may have. Default: 2^31.")
     ] = None,
+    dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
     stats: Annotated[
@@ -58,7 +59,7 @@ def infer(
     from medseg.workflows.infer import InferResult, infer_cases
 
     asked = {
-        **{"seg-nrrd": seg_nrrd, "separate": separate},
+        **{"dicom-seg": dicom_seg, "seg-nrrd": seg_nrrd, "separate": separate},
         **{"stats": stats, "colour-tables": colour_tables},
         "rtstruct": rtstruct,
     }

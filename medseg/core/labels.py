@@ -45,11 +45,12 @@ def told_apart(names: Sequence[str], values: Sequence[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class Structure:
-    """A named thing to segment: its ``value`` in label maps and its ``colour`` in every picture."""
+    """A named thing to segment: its ``value`` in label maps, its ``colour`` in every picture, its SNOMED CT code if given."""
 
     name: str
     value: int
     colour: str
+    snomed: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import is_there
 from medseg.core.labels import Labels
 from medseg.io.colour_tables import colour_table_paths, colour_tables
+from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
 from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
 from medseg.io.segmentation import Segmentation, Writer
@@ -16,6 +17,7 @@ from medseg.io.stats import statistics, statistics_paths
 __all__ = ["WRITERS", "Segmentation", "Writer", "check_free", "writers_of"]
 
 WRITERS: dict[str, Writer] = {
+    "dicom-seg": Writer(dicom_seg_paths, dicom_seg, check=check_dicom, remarks=dicom_seg_remarks),
     "seg-nrrd": Writer(seg_nrrd_paths, seg_nrrd, check=check_upright),
     "separate": Writer(mask_paths, masks),
     "stats": Writer(statistics_paths, statistics),
