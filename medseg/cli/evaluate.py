@@ -59,6 +59,9 @@ def evaluate(
         print(json.dumps(report.to_dict(), ensure_ascii=True, allow_nan=False))
     elif not quiet:
         _print_tables(report)
+    for warning in dict.fromkeys(w for case in report.cases for w in case.warnings):
+        if not quiet:
+            note_line(f"warning: {warning}")
     if output is not None and not quiet:
         note_line(f"wrote {output / 'scores.csv'} and {output / 'summary.json'}")
     if report.skipped:

@@ -7,7 +7,7 @@ from pathlib import Path
 from medseg.core.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (
-    *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip"),
+    *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip", ".dcm"),
     *(".png", ".tif", ".tiff", ".jpg", ".jpeg"),
 )
 

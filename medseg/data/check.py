@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medseg.core.case import Case
 from medseg.core.errors import DataError, GeometryError, MedsegError
-from medseg.core.geometry import order_between
+from medseg.core.geometry import Geometry, order_between
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
@@ -81,14 +81,14 @@ def _facts_or_error(case: Case, labels: Labels) -> CaseFacts | MedsegError:
 
 def _facts(case: Case, labels: Labels) -> CaseFacts:
     image = read_volumes(case.images)
-    reference = as_label(case, labels)
+    reference = as_label(case, labels, image.geometry)
     ras = image.canonical()  # what is measured does not depend on how a case happens to be stored
     order = order_between(reference.geometry, ras.geometry)
     if order is None:
         raise GeometryError(_grids_differ(case, image, reference))
     channels = labels.to_channels(order.array(reference.data))
     counts = np.bincount(channels.ravel(), minlength=labels.channels)
-    warnings = list(image.warnings)
+    warnings = [*image.warnings, *reference.warnings]
     if counts[1:].sum() == 0:
         warnings.append("the label holds no structure")
     if any(channel.min() == channel.max() for channel in image.data):
@@ -105,10 +105,13 @@ def _facts(case: Case, labels: Labels) -> CaseFacts:
     )
 
 
-def as_label(case: Case, labels: Labels) -> LabelMap:
-    """The case's reference, values left out as background. Raises DataError that says the label is at fault and names its file."""
+def as_label(case: Case, labels: Labels, grid: Geometry) -> LabelMap:
+    """The case's reference, values left out as background; ``grid`` is that of its image.
+
+    Raises DataError that says the label is at fault and names its file.
+    """
     try:
-        return read_reference(case.reference, labels, case.left_out)
+        return read_reference(case.reference, labels, case.left_out, grid)
     except MedsegError as error:
         text = str(error)
         raise type(error)(text if text.startswith("label") else f"label {text}") from None

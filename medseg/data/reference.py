@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from medseg.core.errors import DataError
+from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
-from medseg.io.reading import read_label_map
+from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
 
 
-def read_reference(path: Path, labels: Labels, left_out: Sequence[int] = ()) -> LabelMap:
-    """The label map at ``path`` with the values ``left_out`` set to 0.
+def read_reference(path: Path, labels: Labels, left_out: Sequence[int] = (), like: Geometry | None = None) -> LabelMap:
+    """The label map at ``path`` with the values ``left_out`` set to 0; a DICOM object is laid on the image's grid ``like``.
 
     Raises DataError naming the file where a value is neither in ``labels`` nor left out.
     """
-    if not left_out:
-        return read_label_map(path, labels)
+    if not left_out or holds_named_masks(path):
+        return read_label_map(path, labels, like=like)
     found = read_label_map(path)
     data = np.where(np.isin(found.data, left_out), found.data.dtype.type(0), found.data)
     try:

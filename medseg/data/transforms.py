@@ -66,7 +66,8 @@ class LoadVolumed(MapTransform):
 class LoadLabelMapd(MapTransform):
     """Each key holds the path of a label map; it becomes an integer tensor (1, I, J, K), its values checked against ``labels``.
 
-    Values ``left_out`` become background.
+    Values ``left_out`` become background. A DICOM segmentation or RT structure set is laid on the grid of the tensor that
+    the key ``image`` holds already.
     """
 
     def __init__(
@@ -75,15 +76,21 @@ class LoadLabelMapd(MapTransform):
         labels: Labels | None = None,
         left_out: Sequence[int] = (),
         allow_missing_keys: bool = False,
+        image: Hashable = "image",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.labels, self.left_out = labels, left_out
+        self.labels, self.left_out, self.image = labels, left_out, image
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
+        image = result.get(self.image)
+        like = to_volume(image).geometry if isinstance(image, MetaTensor) else None
         for key in self.key_iterator(result):
             path = Path(result[key])
-            found = read_label_map(path) if self.labels is None else read_reference(path, self.labels, self.left_out)
+            if self.labels is None:
+                found = read_label_map(path, like=like)
+            else:
+                found = read_reference(path, self.labels, self.left_out, like)
             result[key] = to_meta_tensor(found)
         return result
 

@@ -1,15 +1,18 @@
 """Which prediction belongs to which reference: files matched by case id."""
 
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.core.case import case_id, has_image_suffix
 from medseg.core.errors import DataError
+from medseg.io.mask_folder import mask_files
 from medseg.io.source import shown
 
 NOT_LABEL_MAPS = (".zip", ".jpg", ".jpeg")  # JPEG changes values
+DICOM = ".dcm"  # a segmentation or an RT structure set; beside 3D label maps the same in another format, passed over
 PICTURES = (".png", ".tif", ".tiff")  # label maps of their own, or in a folder of 3D ones pictures of them, passed over
 
 
@@ -26,8 +29,9 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
     """The pairs, sorted by case id, and for each case without a partner the message that says so.
 
     Two files are a pair whatever their names. Folders are matched by case id, and so are a file and a folder, where the
-    file asks for its own case only. Hidden files, folders and what is no label map are passed over, and so are pictures
-    where 3D label maps lie beside them. Raises DataError where a side does not exist or holds no label map, two files
+    file asks for its own case only. Hidden files and what is no label map are passed over, and so are DICOM objects,
+    pictures and folders where 3D label maps lie beside them; a folder with folders only has one of masks for each case.
+    Raises DataError where a side does not exist or holds no label map, two files
     have one id, or both sides are the same.
     """
     for path, kind in ((predictions, "predictions"), (references, "references")):
@@ -42,6 +46,8 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
             )
     if not predictions.is_dir() and not references.is_dir():
         return [FilePair(_id(predictions), predictions, references)], {}
+    if not predictions.is_dir() and mask_files(references) and _id(predictions) == _id(references):
+        return [FilePair(_id(predictions), predictions, references)], {}  # one mask per structure, of this case
     predicted, expected = _by_id(predictions), _by_id(references)
     common = sorted(set(predicted) & set(expected))
     # A single file asks for its own case; a folder asks for all that it holds.
@@ -71,8 +77,7 @@ def _by_id(path: Path) -> dict[str, Path]:
     except OSError as error:
         raise DataError(f"{shown(path)}: this folder cannot be read ({error.strerror})") from None
     if path.is_dir():
-        entries = [entry for entry in entries if _is_label_map(entry)]
-        entries = [e for e in entries if not e.name.lower().endswith(PICTURES)] or entries
+        entries = _cases(entries)
     found: dict[str, Path] = {}
     for entry in entries:
         name = _id(entry)
@@ -88,6 +93,16 @@ def _by_id(path: Path) -> dict[str, Path]:
             f"{shown(path)}: no images in this folder: it is empty, or holds no label map (.nii.gz, .nii, .mha, .nrrd, .png, ...)"
         )
     return found
+
+
+def _cases(entries: Sequence[Path]) -> list[Path]:
+    """The 3D label maps among ``entries``; without any the DICOM objects, the pictures, or the folders, one for each case."""
+    named = [entry for entry in entries if _is_label_map(entry)]
+    dicom = [entry for entry in named if entry.name.lower().endswith(DICOM)]
+    pictures = [entry for entry in named if entry.name.lower().endswith(PICTURES)]
+    volumes = [entry for entry in named if entry not in dicom and entry not in pictures]
+    folders = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return volumes or dicom or pictures or folders
 
 
 def _is_label_map(entry: Path) -> bool:

@@ -1,7 +1,7 @@
 """One door for every scan and label map: the path decides the reader, and all of them are held to the same checks."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -118,9 +118,9 @@ def read_label_map(
     if is_archive(path):
         with unpacked(path) as inner:
             return read_label_map(inner.path, labels, like=like, options=options)
-    masks = _named_masks(path, like, options)
+    masks = _named_masks(path)
     if masks is not None:
-        return as_one_label_map(masks, labels)
+        return as_one_label_map(masks(like, options), labels)
     if _is_flat(path):
         from medseg.io.image2d import read_label_picture
 
@@ -140,18 +140,25 @@ def _unpacked_scan(path: Path, options: ReadOptions, stack: ExitStack) -> Scan:
     return replace(scan, volume=replace(scan.volume, warnings=warnings))
 
 
-def _named_masks(path: Path, like: Geometry | None, options: ReadOptions) -> NamedMasks | None:
-    """The masks with names at ``path``; None where it is a label map, or a scan."""
+def holds_named_masks(path: Path) -> bool:
+    """True where the structures at ``path`` have names and no values of a label map: see ``read_label_map``."""
+    return _named_masks(path) is not None
+
+
+def _named_masks(path: Path) -> Callable[[Geometry | None, ReadOptions], NamedMasks] | None:
+    """What reads the masks with names at ``path`` on a grid; None where it is a label map, or a scan."""
     if os.path.isdir(path):  # noqa: PTH112 - as below
         if mask_files(path):
-            return folder_as_masks(path, lambda file: read_label_map(file, options=options))
+            return lambda _, options: folder_as_masks(path, lambda file: read_label_map(file, options=options))
         files = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
-        return _named_masks(files[0], like, options) if len(files) == 1 and not files[0].is_dir() else None
-    if not _is_dicom(path):
+        return _named_masks(files[0]) if len(files) == 1 and not files[0].is_dir() else None
+    if is_archive(path) or not _is_dicom(path):
         return None
     from medseg.io.dicom_references import is_structured, read_structured
 
-    return read_structured(path, like, max_voxels=options.max_voxels) if is_structured(path) else None
+    if not is_structured(path):
+        return None
+    return lambda like, options: read_structured(path, like, max_voxels=options.max_voxels)
 
 
 def _unpacked_stored(path: Path, options: ReadOptions) -> Stored:

@@ -25,7 +25,7 @@ COLUMNS = ("case", "structure", "metric", "value", "unit")
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """One case that was scored: its two files with their sha256, and the reference's grid."""
+    """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume."""
 
     id: str
     prediction: str
@@ -34,6 +34,7 @@ class ScoredCase:
     reference_sha256: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Report:
             "means": {metric: _number(value) for metric, value in self.means().items()},
             "summaries": [{k: _number(v) for k, v in vars(s).items()} for s in self.summaries],
             "labels": self.labels.mapping(),
-            "cases": [{**vars(c), "shape": list(c.shape), "spacing_mm": list(c.spacing_mm)} for c in self.cases],
+            "cases": [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(c).items()} for c in self.cases],
             "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
             "worst": [{k: _number(v) for k, v in vars(s).items()} for s in self.worst],
             "intervals": INTERVAL_METHOD,

@@ -41,7 +41,7 @@ def validate_case(case: Case, plan: Plan, network: torch.nn.Module, device: torc
     labels = Labels.from_mapping(plan.labels)
     volume = read_volumes(case.images)
     prediction = segment(volume, plan, torch_predict([network], device)).label_map
-    reference = as_label(case, labels)
+    reference = as_label(case, labels, volume.geometry)
     order = order_between(prediction.geometry, reference.geometry)
     if order is None:
         raise GeometryError(f"{case.id}: label grid {reference.geometry} differs from image grid {volume.geometry}")

@@ -18,7 +18,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
 from medseg.core.volume import LabelMap
 from medseg.io.matching import FilePair, match_files
-from medseg.io.reading import read_label_map
+from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
 from medseg.metrics import CasePair, MaskPair, score_case, score_structure
@@ -40,10 +40,13 @@ def evaluate(
     """Score label maps against their references: two files, or folders whose files are matched by case id.
 
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
-    error. ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name:
-    value}``); without it each value found anywhere is a structure of that name. ``output`` is a folder that gets
-    ``scores.csv`` and ``summary.json``. ``group`` is a regular expression that names the patient in a case id, as
-    ``data.group`` of a config: intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
+    error. A reference may also be a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is
+    laid on the prediction's grid, and its names must be among ``labels``.
+
+    ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``);
+    without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv`` and
+    ``summary.json``. ``group`` is a regular expression that names the patient in a case id, as ``data.group`` of a config:
+    intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
 
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
@@ -62,7 +65,7 @@ def evaluate(
         raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
     patients = {pair.id: patient_of(pair.id, group) for pair in pairs}
     cases: list[_CaseScores] = []
-    for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs), 1):
+    for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs, named), 1):
         try:
             cases.append(_score(pair, prediction.result(), reference.result(), named))
         except DataError as error:
@@ -105,13 +108,18 @@ def _labels(labels: Path | str | Labels | Mapping[str, int] | None) -> Labels | 
     return labels_from_names(dict(labels)) if isinstance(labels, Mapping) else read_labels(Path(labels))
 
 
-def _read_ahead(pairs: list[FilePair]) -> Iterator[tuple[FilePair, "Future[_Read]", "Future[_Read]"]]:
+def _read_ahead(
+    pairs: list[FilePair], labels: Labels | None
+) -> Iterator[tuple[FilePair, "Future[_Read]", "Future[_Read]"]]:
     """Each pair with its two files being read on two threads, one case ahead of the scoring."""
     waiting: deque[tuple[FilePair, Future[_Read], Future[_Read]]] = deque()
     with ThreadPoolExecutor(2) as threads:
         try:
             for pair in pairs:
-                waiting.append((pair, threads.submit(_read, pair.prediction), threads.submit(_read, pair.reference)))
+                prediction = threads.submit(_read, pair.prediction, labels)
+                # Submitted after what it may wait for, so that two threads never wait for each other.
+                reference = threads.submit(_read, pair.reference, labels, prediction)
+                waiting.append((pair, prediction, reference))
                 if len(waiting) > 1:
                     yield waiting.popleft()
             while waiting:
@@ -120,8 +128,18 @@ def _read_ahead(pairs: list[FilePair]) -> Iterator[tuple[FilePair, "Future[_Read
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: Path) -> _Read:
-    label_map = read_label_map(path)
+def _read(path: Path, labels: Labels | None, image: "Future[_Read] | None" = None) -> _Read:
+    """The label map at ``path``; masks with names get the values of ``labels`` and, of DICOM, the grid of ``image``."""
+    if not holds_named_masks(path):
+        label_map = read_label_map(path)
+    elif labels is None:
+        raise DataError(
+            f"{shown(path)}: its structures have names, and the values that stand for them are not known; give --labels, "
+            "such as the model.json of the model that made the predictions"
+        )
+    else:
+        like = None if image is None else image.result().label_map.geometry
+        label_map = read_label_map(path, labels, like=like)
     try:
         return _Read(path, label_map, sha256_of(path))
     except OSError as error:
@@ -144,6 +162,7 @@ def _score(pair: FilePair, prediction: _Read, reference: _Read, labels: Labels |
             reference_sha256=reference.sha256,
             shape=grid.shape,
             spacing_mm=grid.spacing_mm,
+            warnings=tuple(dict.fromkeys((*prediction.label_map.warnings, *reference.label_map.warnings))),
         ),
         grid,
         {v: score_structure(pair.id, names[v], maps.structure(v)) for v in maps.values if v},

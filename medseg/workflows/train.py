@@ -219,9 +219,10 @@ class _Fold:
             case = by_id[name]
             scan = read_volumes(case.images)
             prediction = read_label_map(place / f"{name}_seg.nii.gz", report.labels)
+            reference = as_label(case, report.labels, scan.geometry)
             title = f"{rank}: {name}, mean Dice {sum(dice[name]) / len(dice[name]):.3f}"
             one = Volume(scan.data[:1], scan.geometry)
-            save_overlays(place / f"{rank}.png", one, prediction, as_label(case, report.labels), title=title)
+            save_overlays(place / f"{rank}.png", one, prediction, reference, title=title)
 
     def _save_model(self, state: dict[str, Tensor], report: Report | None) -> None:
         target = self.run_folder / "model"

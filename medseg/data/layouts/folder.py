@@ -9,7 +9,10 @@ from medseg.data.layouts.common import make_case, require_unique
 
 
 def folder(config: DataConfig) -> list[Case]:
-    """One case for each image file, or folder of DICOM files, in ``images``; its label map has the same id in ``labels``."""
+    """One case for each image file, or folder of DICOM files, in ``images``; its label map has the same id in ``labels``.
+
+    A label may also be a DICOM segmentation or RT structure set, or a folder of one mask per structure.
+    """
     image_folder, label_folder = config.folder_of("images"), config.folder_of("labels")
     images, labels = _by_id(image_folder, "image", folders=True), _by_id(label_folder, "label", folders=False)
     unlabelled = sorted(set(images) - set(labels))
@@ -22,19 +25,20 @@ def folder(config: DataConfig) -> list[Case]:
 
 
 def _by_id(where: Path, kind: str, *, folders: bool) -> dict[str, Path]:
+    """The files and, with ``folders`` or where there are no files, the folders in ``where``, by case id."""
     if not where.is_dir():
         raise DataError(f"{where}: this folder of {kind}s does not exist; set data.{kind}s")
     try:
-        entries = sorted(where.iterdir())
+        entries = [path for path in sorted(where.iterdir()) if not path.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{where}: this folder of {kind}s cannot be read ({error.strerror})") from None
-    found = [
+    files = [
         path
         for path in entries
-        if not path.name.startswith(".")
-        and (path.is_dir() if folders and not has_image_suffix(path.name) else has_image_suffix(path.name))
-        and path.suffix.lower() != ".img"  # the other half of an .hdr pair
+        if has_image_suffix(path.name) and path.suffix.lower() != ".img"  # the other half of an .hdr pair
     ]
+    others = [path for path in entries if path not in files and path.is_dir()]
+    found = [*files, *others] if folders or not files else files
     if not found:
         raise DataError(f"{where}: no {kind}s found: the folder is empty or holds no image files")
     require_unique([case_id(path) for path in found], where)
