@@ -18,6 +18,7 @@ from medseg.core.errors import DataError, GeometryError
 from medseg.core.files import write_durable
 from medseg.core.geometry import Affine, Geometry, StorageOrder
 from medseg.io.dicom_frames import COSINE_TOLERANCE
+from medseg.io.multiples import as_multiples
 from medseg.io.source import shown
 from medseg.io.stored import in_one_of
 
@@ -52,8 +53,9 @@ class Series:
 def series_of(path: Path, data: npt.NDArray[Any], geometry: Geometry, modality: Modality) -> Series:
     """The series that holds ``data`` (1, I, J, K); ``path`` is for messages.
 
-    Integers within 16 bits are kept as they are, larger ones by an intercept where they span 65536 values; what is left is
-    rounded to 65536 levels, and ``rounding`` says by how much. Raises DataError for several channels, one slice, or values that
+    Integers within 16 bits are kept as they are, larger ones by an intercept where they span 65536 values, float32 that are
+    multiples of one slope (as they come from DICOM) by that slope; what is left is rounded to 65536 levels, and ``rounding``
+    says by how much. Raises DataError for several channels, one slice, or values that
     are not finite, GeometryError where no two voxel axes stand at right angles.
     """
     name = shown(path)
@@ -69,8 +71,7 @@ def series_of(path: Path, data: npt.NDArray[Any], geometry: Geometry, modality: 
     if np.abs(grid.to_world([[0, 0, 0], [0, 0, grid.shape[2] - 1]])).max() >= 1e6:
         raise GeometryError(f"{name}: positions beyond 1 km are not read back from DICOM; {_LAST_CHANCE}")
     stored, slope, intercept = _as_stored(name, data[0])
-    with np.errstate(over="ignore"):
-        rounding = float(np.abs(stored * np.float64(slope) + intercept - data[0]).max())
+    rounding = _rounding(stored, slope, intercept, data[0])
     return Series(order.array(stored), grid, modality, slope, intercept, rounding)
 
 
@@ -124,12 +125,25 @@ def _as_stored(name: str, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], f
     kept = in_one_of(values, (np.int16, np.uint16))
     if kept is not None:
         return kept, 1.0, 0.0
+    multiples = as_multiples(values, format_number_as_ds)
+    if multiples is not None:
+        return (*multiples, 0.0)
     low, high = float(values.min()), float(values.max())
     whole = values.dtype.kind in "iu" and high - low <= _LEVELS and abs(low) < 2**52
     slope = 1.0 if whole else _decimal((high - low) / _LEVELS)
     intercept = _decimal(low)
     levels = np.rint((values.astype(np.float64) - intercept) / slope)
     return np.clip(levels, 0, _LEVELS).astype(np.uint16), slope, intercept
+
+
+def _rounding(stored: npt.NDArray[Any], slope: float, intercept: float, values: npt.NDArray[Any]) -> float:
+    """The largest difference between ``values`` and what is read back, which is float32 where the slope is no whole number."""
+    worst = 0.0
+    for one, true in zip(np.moveaxis(stored, 2, 0), np.moveaxis(values, 2, 0), strict=True):  # slice by slice: memory
+        read = one * np.float64(slope) + intercept
+        read = read.astype(np.float32) if not float(slope).is_integer() and values.dtype == np.float32 else read
+        worst = max(worst, float(np.abs(read.astype(np.float64) - true).max()))
+    return worst
 
 
 def _decimal(value: float) -> float:

@@ -1,5 +1,6 @@
 """medseg convert as typed: one line on stdout, notes and errors on stderr, the right exit code."""
 
+import numpy as np
 import pytest
 
 from medseg.cli.app import run
@@ -29,7 +30,7 @@ def test_a_slash_or_no_suffix_means_a_dicom_folder(here, capsys):
 
 
 def test_notes_go_to_stderr(here, capsys):
-    write_scan(here / "f.nii", texture() / 7)
+    write_scan(here / "f.nii", np.sqrt(texture().astype(float) ** 2 + 1))
     assert run(["convert", "f.nii", "series", "--modality", "CT"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1

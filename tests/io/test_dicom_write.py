@@ -120,6 +120,16 @@ def test_whole_numbers_are_kept(dtype: str, low: int, high: int, stored: str, tm
     np.testing.assert_array_equal(onto.array(back.data), data)
 
 
+def test_multiples_of_one_slope_are_kept_to_the_last_bit(tmp_path: Path) -> None:
+    data = (values() * 0.3).astype(np.float32)
+    series = written(tmp_path / "s", data, oblique(), "MR")
+    assert (series.rounding, series.intercept) == (0, 0)
+    back = read_volume(tmp_path / "s")
+    onto = order_between(back.geometry, oblique())
+    assert onto is not None
+    np.testing.assert_array_equal(onto.array(back.data), data)
+
+
 def test_fractions_are_rounded_to_65536_levels_and_it_is_said_by_how_much(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(0, 3, (1, *SHAPE)).astype(np.float32)
     series = written(tmp_path / "s", data, oblique(), "MR")
