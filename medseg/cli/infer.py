@@ -44,6 +44,9 @@ def infer(
     colour_tables: Annotated[
         bool, typer.Option("--colour-tables", "--color-tables", help="Also colour tables for ITK-SNAP and 3D Slicer.")
     ] = False,
+    palette_png: Annotated[
+        bool, typer.Option("--palette-png", help="Also a PNG with the structures' colours (2D pictures only).")
+    ] = False,
     rtstruct: Annotated[
         bool, typer.Option("--rtstruct", help="Also a DICOM RT structure set (contours on a DICOM series).")
     ] = False,
@@ -61,7 +64,7 @@ def infer(
     asked = {
         **{"dicom-seg": dicom_seg, "seg-nrrd": seg_nrrd, "separate": separate},
         **{"stats": stats, "colour-tables": colour_tables},
-        "rtstruct": rtstruct,
+        **{"palette-png": palette_png, "rtstruct": rtstruct},
     }
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory

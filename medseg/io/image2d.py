@@ -15,9 +15,10 @@ from PIL import Image
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, order_to
-from medseg.core.labels import PALETTE
+from medseg.core.labels import PALETTE, Labels
 from medseg.core.volume import LabelMap
-from medseg.io.child import ChildError, decoded
+from medseg.io.child import decoded
+from medseg.io.colour_tables import rgb
 from medseg.io.image2d_decode import decode
 from medseg.io.image2d_header import SUFFIXES, PictureHeader, read_picture_header
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, shown
@@ -81,7 +82,7 @@ def _pixels(path: Path, header: PictureHeader) -> Pixels:
             found = list(decode(order))
         else:
             found = list(decoded(module, order, seconds=seconds, memory_bytes=memory, most_bytes=header.pixel_bytes))
-    except (ChildError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # ChildError, and of a PNG whatever Pillow raises on corrupt bytes
         words = " ".join(str(error).split())[:160]
         raise DataError(
             f"{shown(path)}: the pixels of this {header.kind} picture cannot be decoded, it may be truncated or corrupt ({words})"
@@ -141,8 +142,14 @@ def picture_bytes(path: Path, data: npt.NDArray[Any], geometry: Geometry) -> byt
     )
 
 
-def palette_png(label_map: LabelMap) -> bytes:
-    """``label_map`` of one axial slice as PNG: an index a pixel with the structures' colours; 0 is black.
+def pixels_of_png(content: bytes) -> npt.NDArray[Any]:
+    """The values (rows, columns) of a PNG that was made here: indices or grey."""
+    with Image.open(BytesIO(content), formats=["PNG"]) as image:
+        return np.array(image)
+
+
+def palette_png(label_map: LabelMap, labels: Labels | None = None) -> bytes:
+    """``label_map`` of one axial slice as PNG: an index a pixel with the colours of ``labels`` (else its own); 0 is black.
 
     Values beyond 255 make it a grey picture of 16 bits. Raises GeometryError where it is not one axial slice.
     """
@@ -150,21 +157,16 @@ def palette_png(label_map: LabelMap) -> bytes:
     if pixels.max(initial=0) > 255:
         return _encoded(Image.fromarray(pixels.astype(np.uint16)), "PNG")
     image = Image.fromarray(pixels.astype(np.uint8)).convert("L")
-    image.putpalette(_palette(label_map))  # turns the layout into an indexed one, values unchanged
+    image.putpalette(_palette(labels or label_map.labels))  # turns the layout into an indexed one, values unchanged
     return _encoded(image, "PNG")
 
 
-def _palette(label_map: LabelMap) -> bytes:
-    colours = [(0, 0, 0)] + [_rgb(PALETTE[n % len(PALETTE)]) for n in range(255)]
-    for structure in label_map.labels.structures if label_map.labels else ():
+def _palette(labels: Labels | None) -> bytes:
+    colours = [(0, 0, 0)] + [rgb(PALETTE[n % len(PALETTE)]) for n in range(255)]
+    for structure in labels.structures if labels else ():
         if structure.value < 256:
-            colours[structure.value] = _rgb(structure.colour)
+            colours[structure.value] = rgb(structure.colour)
     return bytes(part for colour in colours for part in colour)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return red, green, blue
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:

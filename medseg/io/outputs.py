@@ -8,6 +8,7 @@ from medseg.core.files import is_there
 from medseg.core.labels import Labels
 from medseg.io.colour_tables import colour_table_paths, colour_tables
 from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
+from medseg.io.palette_png import PALETTE_PNG
 from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
 from medseg.io.segmentation import Segmentation, Writer
@@ -22,6 +23,7 @@ WRITERS: dict[str, Writer] = {
     "separate": Writer(mask_paths, masks),
     "stats": Writer(statistics_paths, statistics),
     "colour-tables": Writer(colour_table_paths, colour_tables),
+    "palette-png": PALETTE_PNG,
     "rtstruct": RTSTRUCT,
 }
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from medseg.core.errors import DataError
+from medseg.io.reading import read_label_map
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.infer import infer
-from tests.models.tiny_model import texture, tiny_model, tiny_plan
+from tests.models.tiny_model import texture, tiny_model, tiny_plan, write_scan
 
 FLAT_NETWORK = {
     "features": [4, 8],
@@ -45,9 +46,21 @@ def test_a_2d_model_segments_a_picture_on_its_own_grid(tmp_path):
         mirror_axes=[0, 1],
     )
     picture(tmp_path / "cells.png")
-    result = infer(tmp_path / "cells.png", model=tiny_model(tmp_path / "model", plan=plan))
+    result = infer(tmp_path / "cells.png", model=tiny_model(tmp_path / "model", plan=plan), also=["palette-png"])
     written = nib.load(result.path)
     assert (written.shape, nib.aff2axcodes(written.affine)) == ((30, 24, 1), ("L", "P", "S"))
+    with Image.open(tmp_path / "cells_seg.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image), np.asanyarray(written.dataobj)[:, :, 0].T)
+    from_png = read_label_map(tmp_path / "cells_seg.png")
+    np.testing.assert_array_equal(from_png.data, result.label_map.data)
+    assert from_png.geometry == result.label_map.geometry
+
+
+def test_a_picture_of_a_whole_volume_is_refused_before_the_work(tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    with pytest.raises(DataError, match=r"not one axial slice.*leave out --palette-png"):
+        infer(scan, model=tiny_model(tmp_path / "model"), also=["palette-png"])
 
 
 def test_two_folders_of_pictures_are_scored_like_any_label_maps(tmp_path):
