@@ -88,6 +88,11 @@ def _check_voxels(header: ItkHeader, bomb_bytes: int) -> None:
                 )
             return
         check_packed_size(name, size, header.voxel_bytes, bomb_bytes=bomb_bytes)
+        if header.packed_bytes not in (None, size):  # by which ITK goes: of a wrong one it makes up voxels
+            raise DataError(
+                f"{name}: truncated or corrupt: CompressedDataSize is {header.packed_bytes} bytes, the file holds {size}; "
+                "export it again"
+            )
         file.seek(header.start)
         inflated = _inflated_size(file, name, header.voxel_bytes)
     if inflated < header.voxel_bytes:

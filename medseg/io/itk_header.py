@@ -33,6 +33,7 @@ _SPACES = "left-posterior-superior", "lps", "right-anterior-superior", "ras", "l
 
 
 _NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|NaN|NAN|Inf|INF)"
+_BLANK = " \t\r"
 _META_FLAG = "True", "False", "true", "false", "1", "0"  # of any other word ITK looks at the first letter only
 _META_KNOWN = {
     **{"DistanceUnits": ("mm", "?"), "BinaryData": ("True", "true", "1"), "HeaderSize": ("0",)},
@@ -44,13 +45,17 @@ _META_ORIGINS = "Offset", "Position", "Origin"
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """``voxel_bytes`` of voxels lie in ``data_path`` from byte ``start`` on, deflated where ``compressed``."""
+    """``voxel_bytes`` of voxels lie in ``data_path`` from byte ``start`` on, deflated where ``compressed``.
+
+    ``packed_bytes``: how many bytes the deflated ones claim to be; None where the format does not say.
+    """
 
     voxel_bytes: int
     data_path: Path
     start: int
     compressed: bool
     warnings: tuple[str, ...]
+    packed_bytes: int | None = None
 
 
 def read_itk_header(path: Path, *, max_voxels: int) -> ItkHeader:
@@ -99,12 +104,14 @@ def _metaimage(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
         for key in given:
             _check_finite(fields[key], key, name)
     directions = any(key in fields for key in _META_MATRICES)
+    compressed = fields.get("CompressedData", "False").lower() in ("true", "1")
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     return ItkHeader(
         voxel_bytes=prod(sizes) * components * _META_TYPES[element],
         data_path=path if local else _beside(path, fields["ElementDataFile"], "ElementDataFile"),
         start=match.end() if local else 0,
-        compressed=fields.get("CompressedData", "False").lower() in ("true", "1"),
+        compressed=compressed,
+        packed_bytes=_integers(fields, "CompressedDataSize", name)[0] if compressed else None,
         warnings=()
         if directions
         else ("the file holds no axis directions: they are taken as left-posterior-superior",),
@@ -197,15 +204,15 @@ def _fields(header: bytes, name: str, pattern: str, normal: Callable[[str], str]
     if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n)", header):
         raise DataError(f"{name}: the header holds control characters; it is damaged, or no image header")
     for number, line in enumerate(header.decode("latin-1").replace("\r\n", "\n").split("\n"), 1):
-        if not line.strip() or line.startswith("#") or re.match("[^:]+:=", line):
+        if not line.strip(_BLANK) or line.startswith("#") or re.match("[^:]+:=", line):
             continue
-        match = re.fullmatch(pattern, line)
-        if match is None:
+        match = re.fullmatch(pattern, line, re.ASCII)
+        if match is None or not match[1].isascii():  # such as a no-break space, which is part of the word to ITK
             raise DataError(f"{name}: line {number} of the header is not understood; the header is damaged")
         key = normal(match[1])
         if key in fields:
             raise DataError(f"{name}: header field {match[1]!r} is there twice; the header is damaged")
-        fields[key] = match[2].strip()
+        fields[key] = match[2].strip(_BLANK)
     return fields
 
 
@@ -227,8 +234,8 @@ def _beside(path: Path, reference: str, field: str) -> Path:
 
 
 def _integers(fields: dict[str, str], key: str, name: str) -> list[int]:
-    values = re.findall(r"\S+", fields.get(key, ""))
-    if not values or not all(re.fullmatch(r"-?\d{1,18}", v) for v in values):
+    values = re.findall(r"\S+", fields.get(key, ""), re.ASCII)
+    if not values or not all(re.fullmatch(r"-?\d{1,18}", v, re.ASCII) for v in values):
         raise DataError(f"{name}: {key} must be whole numbers (sizes), got {fields.get(key)!r}")
     return [int(v) for v in values]
 
@@ -236,7 +243,7 @@ def _integers(fields: dict[str, str], key: str, name: str) -> list[int]:
 def _floats(text: str, key: str, name: str) -> list[float]:
     """The numbers in ``text``, finite or not. ITK reads a word it does not understand as 0, so it is refused here."""
     words = text.split()
-    if not all(re.fullmatch(_NUMBER, word) for word in words):
+    if not text.isascii() or not all(re.fullmatch(_NUMBER, word) for word in words):
         raise GeometryError(f"{name}: spacing or affine field {key} must hold numbers, got {text[:60]!r}")
     return [float(word) for word in words]
 

@@ -1,5 +1,6 @@
 """What fuzzing found, each kind once."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def _pushed(name: str) -> Callable[[Path], Made]:
     return make
 
 
+def _packed_size(line: bytes) -> Callable[[Path], Made]:
+    """ITK goes by this size alone: of a wrong one, or none, it makes voxels of whatever lies in its memory."""
+
+    def make(folder: Path) -> Made:
+        path = saved(MHA, compressed=True)(folder).path
+        path.write_bytes(re.sub(rb"CompressedDataSize = \d+", line, path.read_bytes()))
+        return Made(path)
+
+    return make
+
+
 KINDS: dict[str, tuple[Callable[[Path], Made], str]] = {
     "two names of the origin": (edited(MHA, "Offset", "Offset = 1 2 3\nOrigin = 4 5 6"), "names of one field"),
     "two names of the matrix": (edited(MHA, "Offset", "Rotation = 0 1 0 1 0 0 0 0 1"), "names of one field"),
@@ -37,6 +49,16 @@ KINDS: dict[str, tuple[Callable[[Path], Made], str]] = {
         "expected True",
     ),
     "a compression that is no flag": (edited(MHA, "CompressedData", "CompressedData = Tnot"), "expected True"),
+    "a no-break space, which is part of the word to ITK": (
+        edited(MHA, "ElementSpacing", "ElementSpacing\u00a0= 9 9 9"),
+        "not understood",
+    ),
+    "a no-break space in a number": (
+        edited(MHA, "ElementSpacing", "ElementSpacing = 9\u00a09 9 9"),
+        "must hold numbers",
+    ),
+    "a packed size that is not there": (_packed_size(b"Comment = none"), "CompressedDataSize"),
+    "a packed size that is wrong": (_packed_size(b"CompressedDataSize = 300"), "CompressedDataSize is 300"),
     "a data file that is not there": (edited(MHA, "ElementDataFile", "ElementDataFile = nanLOCAL"), "not found beside"),
     "bytes put into an mha": (_pushed("scan.mha"), "trailing"),
     "bytes put into a raw": (_pushed("scan.mhd"), "trailing"),
