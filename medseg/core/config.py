@@ -12,6 +12,7 @@ from medseg.core.component import Component
 from medseg.core.config_errors import problems
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
+from medseg.core.structures import LabelEntry, labels_of
 from medseg.core.yaml import Document, parse_scalar, parse_yaml
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -136,7 +137,7 @@ class Config(_Section):
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w.+ -]*$")] = "medseg"
     data: DataConfig
-    labels: dict[str, StrictInt]
+    labels: dict[str, LabelEntry]
     modality: Literal["CT", "MR", "other"]
     plan: PlanConfig = PlanConfig()
     train: TrainConfig = TrainConfig()
@@ -157,14 +158,14 @@ class Config(_Section):
     @model_validator(mode="after")
     def _labels_make_sense(self) -> "Config":
         try:
-            Labels.from_mapping(self.labels)
+            labels_of(self.labels)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
 
     @property
     def structure_labels(self) -> Labels:
-        return Labels.from_mapping(self.labels)
+        return labels_of(self.labels)
 
 
 def find_config(name: Path) -> Path:

@@ -4,7 +4,7 @@ import math
 import re
 from difflib import get_close_matches
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -62,10 +62,24 @@ def _is_union_tag(part: Any) -> bool:
     )
 
 
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first pydantic model among the parts of a type such as ``dict[str, int | Model]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+
+
 def _known_keys(schema: type[BaseModel], sections: list[str]) -> list[str]:
-    model = schema
+    model, is_name = schema, False
     for section in sections:
+        if is_name:  # of an entry in a mapping, such as a structure among the labels
+            is_name = False
+            continue
         field = model.model_fields.get(section)
+        entry = _model_in(field.annotation) if field and get_origin(field.annotation) is dict else None
+        if entry is not None:
+            model, is_name = entry, True
+            continue
         if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
             return []
         model = field.annotation

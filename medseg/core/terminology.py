@@ -168,6 +168,33 @@ _ALIASES = {
 }
 
 
+def is_snomed_code(text: str) -> bool:
+    """True for the identifier of a SNOMED CT concept: 6 to 18 digits, of which the last one checks the others (Verhoeff).
+
+    >>> is_snomed_code("10200004"), is_snomed_code("10200040")
+    (True, False)
+    """
+    if not re.fullmatch(r"[1-9][0-9]{5,17}", text) or text[-3:-1] not in ("00", "10"):  # those of concepts
+        return False
+    check = 0
+    for place, digit in enumerate(reversed(text)):
+        turned = int(digit)
+        for _ in range(place % 8):
+            turned = _VERHOEFF[turned]
+        check = _joined(check, turned)
+    return check == 0
+
+
+_VERHOEFF = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
+
+
+def _joined(a: int, b: int) -> int:
+    """The product of two symmetries of a pentagon: 0 to 4 turn it, 5 to 9 reflect it."""
+    if a < 5:
+        return (a + b) % 5 if b < 5 else 5 + (a + b) % 5
+    return 5 + (a - b) % 5 if b < 5 else (a - b) % 5
+
+
 def concept_of(structure: Structure) -> Concept:
     """The concept of ``structure``: by its own SNOMED CT code where it has one, else by its name, else a private one.
 

@@ -16,6 +16,7 @@ from isal import igzip
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels, Structure
+from medseg.core.terminology import SIDES, Code, concept_of
 from medseg.core.volume import LabelMap
 from medseg.io.colour_tables import rgb
 from medseg.io.scan import Scan
@@ -98,8 +99,24 @@ def _segment(structure: Structure, extent: str) -> dict[str, str]:
         "LabelValue": str(structure.value),
         "Layer": "0",
         "Extent": extent,
-        "Tags": "|",
+        "Tags": f"TerminologyEntry:{_terminology(structure)}|",
     }
+
+
+def _terminology(structure: Structure) -> str:
+    """Category, type and side as 3D Slicer's terminology entry: seven fields, each code as ``scheme^value^meaning``."""
+    concept = concept_of(structure)
+    fields = (
+        *("Segmentation category and type - DICOM master list", _code(concept.category), _code(concept.type)),
+        *(_code(SIDES[concept.side] if concept.side else None), "Anatomic codes - DICOM master list"),
+        *(_code(concept.site), _code(None)),
+    )
+    return "~".join(fields)
+
+
+def _code(code: Code | None) -> str:
+    words = (code.scheme, code.value, code.meaning) if code else ("", "", "")
+    return "^".join(re.sub(r"[\^~|\\]", " ", word) for word in words)
 
 
 def _vector(values: npt.NDArray[np.float64]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.core.files import json_bytes
 from medseg.core.labels import Labels
 from medseg.core.measure import Measurement, measure
+from medseg.core.terminology import concept_of
 from medseg.io.segmentation import Segmentation
 
 _WORLD = "RAS+: millimetres to the right, to the front and to the head of the patient"
@@ -38,13 +39,14 @@ def statistics(segmentation: Segmentation) -> dict[Path, bytes]:
 
 
 def _record(one: Measurement, channels: int) -> dict[str, Any]:
-    place = one.place
+    place, concept = one.place, concept_of(one.structure)
     figures: Sequence[Mapping[str, float | None]] = [asdict(channel) for channel in one.intensities] or [
         dict.fromkeys(_FIGURES)
     ] * channels
     return {
         "structure": one.structure.name,
         "value": one.structure.value,
+        "snomed": None if concept.is_private else concept.type.value,
         "voxels": one.voxels,
         "volume_ml": round(one.volume_ml, 6),
         "truncated": one.truncated,
@@ -69,7 +71,7 @@ def _table(found: Sequence[Measurement], channels: int) -> bytes:
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record on one level: ``centroid_x_mm``, ``first_i``, ``low_x_mm``, ``mean`` (``mean_0`` ... of several channels)."""
-    row = {key: record[key] for key in ("structure", "value", "voxels", "volume_ml", "truncated")}
+    row = {key: record[key] for key in ("structure", "value", "snomed", "voxels", "volume_ml", "truncated")}
     row["sides"] = " ".join(record["sides"])
     row |= {f"centroid_{axis}_mm": value for axis, value in _axes("xyz", record["centroid_mm"])}
     for corner in ("first", "last"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.labels import Labels
+from medseg.core.structures import detailed, details_from
 from medseg.core.yaml import parse_yaml
 
 MAX_BYTES = 2**22
@@ -63,8 +64,12 @@ def _from_content(path: Path, content: Any) -> Labels:
     if not isinstance(table, dict) or not table:
         raise DataError(f"{path}: has no mapping `labels` of names to values; the labels file may be {_FORMATS}")
     mapping: dict[str, int] = {}
+    details = details_from(content.get("structures"))
     for key, value in table.items():
-        if isinstance(key, str) and _is_integer(value) and not _is_integer(key):
+        if isinstance(key, str) and isinstance(value, dict) and _is_integer(value.get("value")):
+            _add(mapping, key, int(value["value"]), str(path))
+            details |= details_from({key: value})
+        elif isinstance(key, str) and _is_integer(value) and not _is_integer(key):
             _add(mapping, key, int(value), str(path))
         elif _is_integer(key) and isinstance(value, str):
             _add(mapping, value, int(key), str(path))
@@ -75,7 +80,7 @@ def _from_content(path: Path, content: Any) -> Labels:
                 f"{path}: labels: {key!r}: {str(value)[:60]} is no name with one integer value "
                 "(regions, which are lists of values, are not read yet)"
             )
-    return labels_from_names(mapping)
+    return detailed(labels_from_names(mapping), details)
 
 
 def _from_colour_table(path: Path) -> Labels:

@@ -17,6 +17,7 @@ from medseg.core.errors import MedsegError, ModelError
 from medseg.core.files import sha256_of, staged_folder, write_durable, write_json, write_text
 from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
+from medseg.core.structures import StructureDetails, detailed
 from medseg.models import build_network
 from medseg.models.per_slice import PerSlice
 
@@ -36,6 +37,7 @@ class ModelCard(BaseModel):
     created: str
     plan: Plan
     labels: dict[str, int]
+    structures: dict[str, StructureDetails] = Field(default_factory=dict, description="own codes and colours, by name")
     weights: dict[str, str] = Field(description="file name -> sha256")
     fingerprint: Fingerprint | None = None
     validation: dict[str, Any] = Field(default_factory=dict)
@@ -58,7 +60,7 @@ class Model:
 
     @property
     def labels(self) -> Labels:
-        return Labels.from_mapping(self.card.labels)
+        return detailed(Labels.from_mapping(self.card.labels), self.card.structures)
 
 
 def network_for(plan: Plan, *, deep_supervision: bool = False) -> nn.Module:

@@ -9,7 +9,6 @@ import torch
 
 from medseg.core.component import Component
 from medseg.core.config import Config, budget_seconds
-from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan, Triple
 from medseg.data.planning import CPU_VOXELS, GPU_VOXELS, Frame, Rung, architecture_for, intensities_for
 from medseg.data.store import StoredCase
@@ -44,7 +43,7 @@ def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: t
         batch_size=2 if batch == "auto" else batch,
         architecture=architecture_for(config, frame, Rung(32)),
         channels=fingerprint.channels,
-        labels=Labels.from_mapping(config.labels).mapping(),
+        labels=config.structure_labels.mapping(),
         modality=config.modality,
         intensity=intensities_for(config.modality, fingerprint),
         loss=config.train.loss,

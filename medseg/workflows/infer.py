@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -167,15 +167,16 @@ class _Job:
             reading = time.perf_counter() - clock
             found = self._segmented(channels[0], scan.volume, progress)
             clock = time.perf_counter()
-            content = label_map_bytes(target, found.label_map)
-            result = Segmentation(found.label_map, self.labels, scan, place_of(target), self.model.card.name)
+            label_map = replace(found.label_map, labels=self.labels)
+            content = label_map_bytes(target, label_map)
+            result = Segmentation(label_map, self.labels, scan, place_of(target), self.model.card.name)
             others = {name: dict(writer.contents(result)) for name, writer in self.writers.items()}
             seconds = {"read": reading} | found.seconds | {"write": time.perf_counter() - clock}
-            volumes = found.label_map.volumes_ml()
+            volumes = label_map.volumes_ml()
             warnings = (
                 *scan.volume.warnings,
                 *_other_modality(scan.volume, self.model.plan),
-                *_oddities(found.label_map, self.labels),
+                *_oddities(label_map, self.labels),
                 *(remark for writer in self.writers.values() for remark in writer.remarks(result)),
             )
             manifest = {
@@ -204,7 +205,7 @@ class _Job:
             beside = {path: data for files in others.values() for path, data in files.items()}
             write_together({target: content, manifest_path(target): json_bytes(manifest), **beside})
         outputs = {name: tuple(files) for name, files in others.items()}
-        return InferResult(target, found.label_map, self.labels, volumes, warnings, manifest, outputs)
+        return InferResult(target, label_map, self.labels, volumes, warnings, manifest, outputs)
 
     def _check_fits(self, path: Path, scan: Scan) -> None:
         """Raise DataError for a 2D picture where the model's network is 3D, and for a scan that an output cannot hold."""

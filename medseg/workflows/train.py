@@ -19,6 +19,7 @@ from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.scores import Score
+from medseg.core.structures import details_of
 from medseg.core.volume import Volume
 from medseg.data.check import as_label, check_dataset, warnings_of
 from medseg.data.fingerprint import fingerprint
@@ -240,6 +241,7 @@ class _Fold:
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
             plan=self.plan,
             labels=self.plan.labels,
+            structures=details_of(self.config.structure_labels),
             weights={},
             fingerprint=self.measured,
             validation=validation,

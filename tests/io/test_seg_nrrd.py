@@ -7,6 +7,7 @@ import slicerio
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
+from medseg.core.terminology import concept_of
 from medseg.core.volume import LabelMap
 from medseg.io import seg_nrrd as module
 from medseg.io.reading import read_label_map
@@ -38,6 +39,19 @@ def test_slicerio_reads_the_same_voxels_grid_names_and_colours(case):
     for segment, structure in zip(read["segments"], found.labels.structures, strict=True):
         expected = [int(structure.colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         np.testing.assert_allclose(segment["color"], expected, atol=1e-5)
+
+
+def test_slicerio_reads_what_each_segment_is(case):
+    found, path = case
+    for segment, structure in zip(
+        slicerio.read_segmentation(str(path))["segments"], found.labels.structures, strict=True
+    ):
+        concept = concept_of(structure)
+        said = segment["terminology"]
+        assert said["category"] == ["SCT", concept.category.value, concept.category.meaning]
+        assert said["type"][:2] == [concept.type.scheme, concept.type.value]
+        side = {"left": ["SCT", "7771000", "Left"]}.get(concept.side)
+        assert said.get("typeModifier") == side
 
 
 def test_simpleitk_and_our_reader_put_every_voxel_where_it_was(case):

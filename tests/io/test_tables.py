@@ -114,3 +114,20 @@ def test_missing_file_and_folder_are_refused(tmp_path):
 def test_names_without_a_background_get_one():
     assert labels_from_names({"liver": 1}).mapping() == {"background": 0, "liver": 1}
     assert labels_from_names({"air": 0, "liver": 1}).mapping() == {"air": 0, "liver": 1}
+
+
+def test_codes_and_colours_of_a_config_and_a_model_are_read(write):
+    entry = {"value": 1, "snomed": "10200004", "colour": "#010203"}
+    for path in (
+        write("config.yaml", json.dumps({"labels": {"background": 0, "liver": entry, "tumour": 5}})),
+        write("model.json", json.dumps({"labels": WANTED, "structures": {"liver": entry}})),
+    ):
+        labels = read_labels(path)
+        assert labels.mapping() == WANTED
+        assert (labels.structures[0].snomed, labels.structures[0].colour) == ("10200004", "#010203")
+
+
+def test_a_wrong_code_names_the_file(write):
+    path = write("model.json", json.dumps({"labels": WANTED, "structures": {"liver": {"snomed": "10200005"}}}))
+    with pytest.raises(ConfigError, match=r"model\.json: labels: liver: '10200005' is no SNOMED CT code"):
+        read_labels(path)

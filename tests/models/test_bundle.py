@@ -9,6 +9,7 @@ import torch
 from medseg.cli.app import run
 from medseg.core.errors import ModelError
 from medseg.core.files import sha256_of
+from medseg.core.labels import PALETTE, Labels
 from medseg.core.plan import Plan
 from medseg.models.bundle import load_model, network_for, newest_model, read_card, saved_folds
 from tests.models.bad_model import FIRST, LAST, ROWS, WEIGHTS, edit_card, edit_weights
@@ -51,6 +52,14 @@ def test_a_model_is_written_whole_with_hashes_and_a_card(model):
     assert Plan.model_validate(card["plan"]) == tiny_plan()
     readme = (model / "README.md").read_text()
     assert all(words in readme for words in ("liver (1), tumour (2)", "Not a medical device", "1 x 1.5 x 2 mm"))
+
+
+def test_codes_and_colours_travel_with_the_model_and_an_older_one_does_without(tmp_path, model):
+    details = {"liver": {"snomed": "10200004", "colour": "#010203"}}
+    dressed = load_model(tiny_model(tmp_path / "dressed", structures=details)).labels.structures
+    assert [(s.snomed, s.colour) for s in dressed] == [("10200004", "#010203"), (None, PALETTE[1])]
+    edit_card(model, lambda card: card.pop("structures"))
+    assert load_model(model).labels == Labels.from_mapping(LABELS)
 
 
 def test_the_weights_can_be_read_without_medseg(model):

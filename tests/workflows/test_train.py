@@ -66,6 +66,22 @@ def test_a_finished_run_holds_what_the_design_says(root, tmp_path):
     assert card["validation"]["fold_0"]["dice"] == pytest.approx(result.dice)
 
 
+def test_a_structures_own_code_and_colour_go_from_the_config_into_every_output(root, tmp_path, no_pictures):
+    liver = {"value": 1, "snomed": "78961009", "colour": "#010203"}
+    content = config(root) | {"labels": {"background": 0, "liver": liver, "tumour": 2}}
+    model = train(content, output=tmp_path / "run").model_folder
+    assert json.loads((model / "model.json").read_text())["structures"] == {
+        "liver": {"snomed": "78961009", "colour": "#010203"}
+    }
+    scan = root / "imagesTr" / "case_00.nii.gz"
+    found = medseg.infer(scan, model=model, output=tmp_path / "out", also=["stats", "colour-tables", "seg-nrrd"])
+    assert found.label_map.labels.structures[0].colour == "#010203"
+    assert json.loads(found.outputs["stats"][0].read_text())["structures"][0]["snomed"] == "78961009"
+    assert '"liver"' in found.outputs["colour-tables"][0].read_text()
+    assert "1 liver 1 2 3 255" in found.outputs["colour-tables"][1].read_text()
+    assert b"SCT^78961009^Spleen" in found.outputs["seg-nrrd"][0].read_bytes()
+
+
 def test_inferring_and_evaluating_the_validation_scans_gives_the_trainings_own_figure(root, tmp_path, no_pictures):
     """Enough steps to find something; oblique scans, a plan on another spacing, values with a gap."""
     for n in range(4):
