@@ -32,7 +32,7 @@ _IMAGES = (".nii.gz", ".nii", ".mha", ".nrrd")
 _DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # their voxels lie in another file, found by its name
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may take any amount of memory
-_OURS = re.compile(r"\d{4,5}(\.dcm|\.nii\.gz|\.nii|\.mha|\.nrrd)")
+_OURS = r"(\d{4,5}\.(?:dcm|nii\.gz|nii|mha|nrrd))"
 _NAMES_SHOWN = 5
 
 
@@ -50,9 +50,23 @@ class Unpacked:
     notes: tuple[str, ...]
 
     def told(self, message: str) -> str:
-        """``message`` about our temporary files as one about the archive and its members."""
-        named = message.replace(str(self.folder), shown(self.archive))
-        return _OURS.sub(lambda ours: self.members.get(ours[0], ours[0]), named)
+        """``message`` about our temporary files, by path or by name, as one about the archive and its members."""
+        return self._renamed(message, f"(?:({re.escape(str(self.folder))}/)|(?<![\\w./-])){_OURS}")
+
+    def _renamed(self, message: str, ours: str) -> str:
+        def theirs(found: re.Match[str]) -> str:
+            return (f"{shown(self.archive)}/" if found[1] else "") + self.members.get(found[2], found[2])
+
+        return re.sub(ours, theirs, message).replace(str(self.folder), shown(self.archive))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """For the block that reads the scan: errors name the archive and its members, as ``told`` does."""
+        try:
+            yield
+        except MedsegError as error:
+            error.args = (self.told(str(error)), *error.args[1:])
+            raise
 
 
 def is_archive(path: Path) -> bool:
@@ -62,18 +76,19 @@ def is_archive(path: Path) -> bool:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Unpacked]:
-    """The scan in the zip archive ``path``, in a private temporary folder for the block; errors in it name the members.
+    """The scan in the zip archive ``path``, in a private temporary folder for the block.
 
     Raises DataError for an archive that is damaged, hostile or too large, or that holds more than one scan's files.
     """
-    with open_regular(path) as file, tempfile.TemporaryDirectory(prefix="medseg-") as name:
+    with tempfile.TemporaryDirectory(prefix="medseg-") as name:
         folder = Path(name)
-        members, notes = _unpack(path, file, folder)
+        with open_regular(path) as file:
+            members, notes = _unpack(path, file, folder)
         found = Unpacked(path, folder, _only_scan(path, folder, members), members, notes)
         try:
             yield found
-        except MedsegError as error:
-            error.args = (found.told(str(error)), *error.args[1:])
+        except MedsegError as error:  # of any work in the block: only our paths are for certain ours
+            error.args = (found._renamed(str(error), f"({re.escape(name)}/){_OURS}"), *error.args[1:])
             raise
 
 

@@ -116,7 +116,7 @@ def read_label_map(
     objects are laid on the grid ``like``, that of their image; an RT structure set cannot do without.
     """
     if is_archive(path):
-        with unpacked(path) as inner:
+        with unpacked(path) as inner, inner.named():
             return read_label_map(inner.path, labels, like=like, options=options)
     masks = _named_masks(path)
     if masks is not None:
@@ -135,7 +135,8 @@ def _unpacked_scan(path: Path, options: ReadOptions, stack: ExitStack) -> Scan:
     if not is_archive(path):
         return _scan(path, options)
     inner = stack.enter_context(unpacked(path))
-    scan = _scan(inner.path, options)
+    with inner.named():
+        scan = _scan(inner.path, options)
     warnings = (*inner.notes, *(inner.told(warning) for warning in scan.volume.warnings))
     return replace(scan, volume=replace(scan.volume, warnings=warnings))
 
@@ -164,7 +165,7 @@ def _named_masks(path: Path) -> Callable[[Geometry | None, ReadOptions], NamedMa
 def _unpacked_stored(path: Path, options: ReadOptions) -> Stored:
     if not is_archive(path):
         return _read(path, options, IMAGE_BOMB_BYTES)
-    with unpacked(path) as inner:
+    with unpacked(path) as inner, inner.named():
         stored = _read(inner.path, options, IMAGE_BOMB_BYTES)
         return replace(stored, warnings=(*inner.notes, *(inner.told(warning) for warning in stored.warnings)))
 

@@ -22,7 +22,7 @@ def dicom_list(place: Path | str) -> "Listing":
 
     place = Path(place)
     if is_archive(place):
-        with unpacked(place) as inner:
+        with unpacked(place) as inner, inner.named():
             listing = list_dicom(inner.path)
             told = inner.told
         listing = replace(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from medseg.core.errors import DataError, ResourceError
+from medseg.core.errors import DataError, OutputError, ResourceError
 from medseg.io import archive
 from medseg.io.reading import open_scan, read_label_map, read_volume
 from medseg.io.scan import ReadOptions
@@ -107,6 +107,35 @@ def test_errors_and_warnings_name_the_members_as_the_archive_does(tmp_path: Path
     with pytest.raises(DataError, match=r"between study/IM0005\.dcm and study/IM0007\.dcm"):
         read_volume(tmp_path / "gap.zip")
     assert read_volume(tmp_path / "gap.zip", options=ReadOptions(on_gap="resample")).geometry.shape[2] == 12
+
+
+def test_members_with_names_like_ours_are_not_mixed_up(tmp_path: Path) -> None:
+    slices = list(bad_zip.slices(tmp_path).values())
+    members = {f"{13 - n:04d}.dcm": content for n, content in enumerate(slices, 1)}
+    members["0009.dcm"] = members["0009.dcm"][:-300]
+    (tmp_path / "scan.zip").write_bytes(bad_zip.packed(members))
+    with pytest.raises(DataError, match=r"scan\.zip/0009\.dcm: truncated"):
+        read_volume(tmp_path / "scan.zip")
+    del members["0009.dcm"]
+    (tmp_path / "gap.zip").write_bytes(bad_zip.packed(members))
+    with pytest.raises(DataError, match=r"between 0010\.dcm and 0008\.dcm"):
+        read_volume(tmp_path / "gap.zip")
+
+
+def test_errors_of_other_work_are_left_as_they_are_while_the_archive_is_open(tmp_path: Path) -> None:
+    bad_zip.plain(tmp_path / "scan.zip")
+    with (
+        pytest.raises(OutputError, match=r"^/out/0001\.nii\.gz and 0002\.dcm: exists$"),
+        open_scan([tmp_path / "scan.zip"]),
+    ):
+        raise OutputError("/out/0001.nii.gz and 0002.dcm: exists")
+    with pytest.raises(OSError, match="disk"), open_scan([tmp_path / "scan.zip"]):
+        raise OSError("disk")
+    with (
+        pytest.raises(DataError, match=r"^.*scan\.zip/study/IM0003\.dcm: gone$"),
+        open_scan([tmp_path / "scan.zip"]) as scan,
+    ):
+        raise DataError(f"{scan.frames[2].path}: gone")
 
 
 def test_several_scans_in_one_archive_are_refused_by_name(tmp_path: Path) -> None:
