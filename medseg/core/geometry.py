@@ -56,6 +56,12 @@ class Geometry:
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
 
     @cached_property
+    def diagonal_mm(self) -> float:
+        """The longest way through the grid in millimetres, from corner to corner of its outer voxels' outer faces."""
+        edges = self.affine[:3, :3] * self.shape
+        return float(max(np.linalg.norm(edges @ [1.0, j, k]) for j in (-1.0, 1.0) for k in (-1.0, 1.0)))
+
+    @cached_property
     def shear_degrees(self) -> float:
         """The largest angle by which two voxel axes miss a right angle: 0 but for a gantry tilt or the like."""
         axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)

@@ -1,0 +1,134 @@
+"""From every element of each surface to the nearest of the other, in true millimetres: computed once for all metrics of a pair.
+
+Two definitions. The voxel surface: the mask's voxels with a face neighbour outside it, each placed at its centre and each
+counting the same. The area surface: the corners of voxels between inside and outside, each weighing the area in mm² of
+the surface through it. What lies beyond the image is outside the mask, so a mask cut off by the border has a surface there.
+
+Positions go through the full affine, so distances are true on oblique, anisotropic and sheared grids alike.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceDistances:
+    """``prediction_mm`` (P,): from each element of the predicted surface to the reference's; ``reference_mm`` (R,) the other way.
+
+    ``prediction_area`` (P,) and ``reference_area`` (R,): what each element weighs: its area in mm², or 1 for a voxel.
+    """
+
+    prediction_mm: Floats
+    reference_mm: Floats
+    prediction_area: Floats
+    reference_area: Floats
+
+
+def voxel_distances(prediction: Mask, reference: Mask, affine: Floats) -> SurfaceDistances:
+    """By the voxel surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4)."""
+    axes = memory_order(reference)
+    first, second = (voxel_surface(np.ascontiguousarray(m.transpose(axes))) for m in (prediction, reference))
+    there, back = _nearest(first, second, affine[:3, :3][:, axes])
+    return SurfaceDistances(there, back, np.ones(len(there)), np.ones(len(back)))
+
+
+def area_distances(prediction: Mask, reference: Mask, affine: Floats) -> SurfaceDistances:
+    """By the area surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4)."""
+    axes = memory_order(reference)
+    columns = affine[:3, :3][:, axes]
+    areas = corner_areas(columns)
+    first, second = (corner_codes(np.ascontiguousarray(m.transpose(axes))) for m in (prediction, reference))
+    surfaces = [(codes != 0) & (codes != 255) for codes in (first, second)]
+    there, back = _nearest(surfaces[0], surfaces[1], columns)
+    return SurfaceDistances(there, back, areas[first[surfaces[0]]], areas[second[surfaces[1]]])
+
+
+def voxel_surface(mask: Mask) -> Mask:
+    """The voxels of ``mask`` with at least one of the six face neighbours outside the mask or the array."""
+    inside = mask.copy()
+    for axis in range(3):
+        inner, outer = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        inner[1:] &= outer[:-1]
+        inner[:-1] &= outer[1:]
+        inner[0] = inner[-1] = False
+    surface: Mask = np.greater(mask, inside, out=inside)
+    return surface
+
+
+def corner_codes(mask: Mask) -> npt.NDArray[np.uint8]:
+    """For each corner of the voxels (I+1, J+1, K+1), which of its eight voxels the mask holds.
+
+    Bit 4a + 2b + c is the voxel on the low (0) or high (1) side of the corner along i (a), j (b) and k (c).
+    """
+    codes = mask.view(np.uint8)
+    for axis, shift in ((2, 1), (1, 2), (0, 4)):
+        shape = list(codes.shape)
+        shape[axis] += 1
+        wider = np.zeros(shape, np.uint8)
+        low, high = np.moveaxis(wider, axis, 0)[1:], np.moveaxis(wider, axis, 0)[:-1]
+        moved = np.moveaxis(codes, axis, 0)
+        low |= moved
+        high |= moved << shift
+        codes = wider
+    return codes
+
+
+def corner_areas(columns: Floats) -> Floats:
+    """The area in mm² of the surface through a corner, by its code (256,); ``columns`` (3, 3) are the voxel's edges in mm."""
+    corners, owner = _triangles()
+    points = corners @ columns.T
+    normals = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    return np.asarray(np.bincount(owner, np.linalg.norm(normals, axis=1) / 2, minlength=256), np.float64)
+
+
+@cache
+def _triangles() -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The surface between eight voxel centres as triangles (T, 3, 3) in voxels, and the code that each belongs to.
+
+    Marching cubes of Lorensen and Cline 1987 (doi:10.1145/37402.37422). Of the two ways to join voxels that touch along
+    an edge or a corner alone, whichever of inside and outside has fewer of the eight is kept apart (of 4 and 4, the inside).
+    """
+    from skimage.measure import marching_cubes
+
+    corners, owner = [], []
+    for code in range(1, 255):
+        inside = np.array([code >> bit & 1 for bit in range(8)], np.float32).reshape(2, 2, 2)
+        if inside.sum() > 4:
+            inside = 1 - inside
+        vertices, faces, _, _ = marching_cubes(inside, 0.5, method="lorensen")
+        corners.append(vertices[faces].astype(np.float64))
+        owner += [code] * len(faces)
+    return np.concatenate(corners), np.array(owner, np.intp)
+
+
+def _nearest(first: Mask, second: Mask, columns: Floats) -> tuple[Floats, Floats]:
+    """From each set element of ``first`` to the nearest of ``second``, and back, in mm; ``columns`` (3, 3) are one step an axis.
+
+    What both hold is 0 away, so that only where they differ is there anything to look for.
+    """
+    from scipy.spatial import cKDTree
+
+    shared = first & second
+    places = [np.argwhere(mask) for mask in (first, second)]
+    common = [shared[mask] for mask in (first, second)]
+    points = [place @ columns.T for place in places]
+    found = []
+    for here, there in ((0, 1), (1, 0)):
+        distances = np.zeros(len(points[here]))
+        alone = ~common[here]
+        if alone.any():
+            distances[alone] = cKDTree(points[there], leafsize=32).query(points[here][alone])[0]
+        found.append(distances)
+    return found[0], found[1]
+
+
+def memory_order(array: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """The axes from the widest stride to the narrowest: to walk along memory is up to five times faster."""
+    return np.argsort([-abs(stride) for stride in array.strides], kind="stable")
