@@ -22,6 +22,26 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for scores.csv and summary.json (replaced if there).", metavar="DIR")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Which figures, such as dice,hd95; all for every one.", metavar="NAME,..."),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="For nsd: 2 (the default), or liver=3, repeatable; in mm.", metavar="[NAME=]MM"),
+    ] = None,
+    missed: Annotated[
+        str,
+        typer.Option(help="A distance where one mask is empty: the image's diagonal, or undefined, then the mean too."),
+    ] = "diagonal",
+    lesions: Annotated[
+        str | None, typer.Option(help="Structures that are scored lesion by lesion, too.", metavar="NAME,...")
+    ] = None,
+    lesion_iou: Annotated[float, typer.Option(help="From which IoU on two lesions are the same one.")] = 0.1,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Bring a prediction on another grid onto its reference's (nearest voxel)."),
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Score the rest where a case is bad or alone; exit code 1.")
     ] = False,
@@ -35,10 +55,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,
 ) -> None:
-    """Score predictions against references: Dice, IoU, precision, recall, accuracy and volumes.
+    """Score predictions against references: overlap, surface distances, volumes, and lesion by lesion on request.
 
     Two files, or two folders matched by case id (the file name without its image suffix and a trailing _seg). A label
-    map stored in another axis order is the same label map; one on another grid is an error.
+    map stored in another axis order is the same label map; one on another grid is an error, unless --resample is given.
     """
     from medseg.cli.console import note_line, progress_bars
     from medseg.core.errors import CasesError
@@ -50,6 +70,12 @@ def evaluate(
             references,
             labels=labels,
             output=output,
+            metrics=_names(metrics),
+            tolerance_mm=_tolerances(tolerance or []),
+            missed=missed,
+            lesions=_names(lesions) or (),
+            lesion_iou=lesion_iou,
+            resample=resample,
             skip_bad=skip_bad,
             group=group,
             worst=worst,
@@ -67,6 +93,27 @@ def evaluate(
     if report.skipped:
         problems = "; ".join(f"{case} ({problem})" for case, problem in report.skipped)
         raise CasesError(f"{len(report.skipped)} case(s) skipped, {len(report.cases)} scored: {problems}")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _tolerances(options: list[str]) -> dict[str, float]:
+    """``2`` or ``liver=3`` as millimetres by structure, "" for all others. Raises ConfigError for what is no number."""
+    from medseg.core.errors import ConfigError
+
+    found: dict[str, float] = {}
+    for option in options:
+        name, _, number = option.rpartition("=")
+        try:
+            millimetres = float(number)
+        except ValueError:
+            raise ConfigError(f"--tolerance {option!r}: give millimetres, such as 2, or liver=3") from None
+        if name in found:
+            raise ConfigError(f"--tolerance: {name or 'the tolerance of all structures'} is given twice")
+        found[name] = millimetres
+    return found
 
 
 def _print_tables(report: "Report") -> None:
@@ -107,6 +154,9 @@ def _print_tables(report: "Report") -> None:
             f"  {format_value(score.value, score.unit)}  {printable(score.case)}, {printable(score.structure)}{state}"
         )
         console.print(line, markup=False, emoji=False)
+    moved = sum(bool(case.resampled_from) for case in report.cases)
+    if moved:
+        console.print(f"{moved} prediction(s) resampled onto the reference's grid, nearest voxel", markup=False)
     if nowhere:
         console.print(f"in no prediction and no reference: {', '.join(map(printable, nowhere))}", markup=False)
     if not report.labels.structures:

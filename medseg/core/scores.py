@@ -48,3 +48,8 @@ class Summary:
 def defined(values: Iterable[float]) -> list[float]:
     """The values that are not NaN."""
     return [v for v in values if not math.isnan(v)]
+
+
+def withheld(scores: Iterable[Score]) -> bool:
+    """True where a mean over cases would leave out a failure: a distance without a value because one mask alone is empty."""
+    return any(s.unit == "mm" and s.state in ("missed", "spurious") and math.isnan(s.value) for s in scores)

@@ -1,11 +1,14 @@
 """Figures of a prediction and its reference, as numpy functions of a MaskPair; METRICS (``table``) holds them all."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from medseg.core.scores import Score
 from medseg.metrics.overlap import EMPTY_MASK_POLICY, empty_mask_policy
 from medseg.metrics.pairs import CasePair, MaskPair
 from medseg.metrics.rules import Rules
+from medseg.metrics.settings import Settings
 from medseg.metrics.table import CASE_METRICS, COUNTED, DEFAULT_METRICS, LESION_METRICS, METRICS, chosen_metrics
 
 __all__ = [
@@ -18,11 +21,16 @@ __all__ = [
     "CasePair",
     "MaskPair",
     "Rules",
+    "Settings",
     "chosen_metrics",
     "empty_mask_policy",
     "score_case",
     "score_structure",
+    "score_structures",
 ]
+
+
+MOST_THREADS = 8  # each holds the masks of one structure
 
 
 def score_structure(case: str, structure: str, pair: MaskPair, metrics: Iterable[str] = COUNTED) -> list[Score]:
@@ -30,6 +38,20 @@ def score_structure(case: str, structure: str, pair: MaskPair, metrics: Iterable
     table = METRICS | LESION_METRICS
     chosen = [(name, table[name]) for name in metrics if name in table]
     return [Score(case, structure, name, metric(pair), metric.unit, pair.state) for name, metric in chosen]
+
+
+def score_structures(case: str, names: Mapping[int, str], maps: CasePair, settings: Settings) -> dict[int, list[Score]]:
+    """``score_structure`` for each value of ``names``, on as many threads as there are cores, the largest structures first."""
+
+    def scored(value: int) -> list[Score]:
+        name = names[value]
+        return score_structure(case, name, maps.structure(value, settings.rules(name)), settings.metrics_of(name))
+
+    voxels = {value: maps.predicted_voxels.get(value, 0) + maps.reference_voxels.get(value, 0) for value in names}
+    maps.find_boxes()
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+        waiting = {v: threads.submit(scored, v) for v in sorted(names, key=lambda v: -voxels[v])}
+        return {value: waiting[value].result() for value in names}
 
 
 def score_case(case: str, pair: CasePair, metrics: Iterable[str] = tuple(CASE_METRICS)) -> list[Score]:

@@ -143,6 +143,10 @@ class CasePair:
         neither = math.prod(self.grid.shape) - predicted - expected + both
         return MaskPair(both, predicted - both, expected - both, neither, self.grid, lambda: self._cut(value), rules)
 
+    def find_boxes(self) -> None:
+        """Find the boxes of all structures now: in one thread, before several cut masks out."""
+        _ = self._boxes
+
     def _cut(self, value: int) -> Cropped:
         found = [boxes[value - 1] for boxes in self._boxes if value <= len(boxes) and boxes[value - 1] is not None]
         start = [min(box[axis].start for box in found) for axis in range(3)]

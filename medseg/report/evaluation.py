@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from medseg.core.files import json_bytes, write_together
 from medseg.core.labels import Labels
 from medseg.core.provenance import provenance
 from medseg.core.scores import Score, Summary
-from medseg.metrics import EMPTY_MASK_POLICY
+from medseg.metrics import COUNTED, Settings
 from medseg.statistics import INTERVAL_METHOD, mean_over_structures
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ COLUMNS = ("case", "structure", "metric", "value", "unit")
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume."""
+    """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume.
+
+    ``resampled_from`` describes the prediction's own grid where it was resampled onto the reference's, and is empty where
+    it was not; ``outside_ml`` is what of it lay beyond that grid and was not scored.
+    """
 
     id: str
     prediction: str
@@ -35,6 +39,8 @@ class ScoredCase:
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     warnings: tuple[str, ...] = ()
+    resampled_from: str = ""
+    outside_ml: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Report:
 
     A whole-case figure (mean_iou, pixel_accuracy) has the empty text as its structure. NaN is undefined. ``worst``: the
     worst scores, the worst first. ``group``: the regular expression that named each case's patient, None where a case is one.
+    ``settings``: what was asked for, and how empty masks are treated.
     """
 
     scores: tuple[Score, ...]
@@ -52,6 +59,7 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     worst: tuple[Score, ...] = ()
     group: str | None = None
+    settings: Settings = field(default_factory=lambda: Settings(COUNTED))
 
     def mean(self, metric: str, structure: str | None = None) -> float:
         """Mean of ``metric`` over cases for ``structure``; without one, the mean of those means over structures.
@@ -69,6 +77,15 @@ class Report:
             metric: self.mean(metric) for metric in dict.fromkeys(s.metric for s in self.summaries if s.unit == "ratio")
         }
 
+    def structure_counts(self) -> dict[str, dict[str, int]]:
+        """For each structure, in how many cases it was scored, both_empty, missed and spurious."""
+        states: dict[str, dict[str, str]] = {name: {} for name in self.labels.names}
+        for score in self.scores:
+            if score.structure:
+                states.setdefault(score.structure, {})[score.case] = score.state
+        kinds = ("scored", "both_empty", "missed", "spurious")
+        return {name: {kind: list(by_case.values()).count(kind) for kind in kinds} for name, by_case in states.items()}
+
     def to_frame(self) -> "pd.DataFrame":
         """The scores as a pandas table, one row for each; NaN where undefined."""
         import pandas as pd
@@ -82,13 +99,15 @@ class Report:
             "format_version": FORMAT_VERSION,
             "means": {metric: _number(value) for metric, value in self.means().items()},
             "summaries": [{k: _number(v) for k, v in vars(s).items()} for s in self.summaries],
+            "structures": self.structure_counts(),
             "labels": self.labels.mapping(),
             "cases": [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(c).items()} for c in self.cases],
             "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
             "worst": [{k: _number(v) for k, v in vars(s).items()} for s in self.worst],
             "intervals": INTERVAL_METHOD,
             "group": self.group,
-            "empty_masks": EMPTY_MASK_POLICY,
+            "settings": self.settings.to_dict(),
+            "empty_masks": self.settings.empty_masks,
             "provenance": provenance(),
         }
 
@@ -123,14 +142,14 @@ class Report:
 
 
 def format_value(value: float, unit: str) -> str:
-    """A figure as people read it: four decimals of a ratio, one or two of millilitres; a dash where undefined.
+    """A figure as people read it: four decimals of a ratio, one or two of mL, mm and counts; a dash where undefined.
 
-    >>> format_value(0.91236, "ratio"), format_value(1523.44, "mL"), format_value(3.456, "mL"), format_value(math.nan, "mL")
+    >>> format_value(0.91236, "ratio"), format_value(1523.44, "mL"), format_value(3.456, "mm"), format_value(math.nan, "mL")
     ('0.9124', '1523.4', '3.46', '–')
     """
     if math.isnan(value):
         return "–"
-    if unit == "mL":
+    if unit in ("mL", "mm", "count"):
         return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
     return f"{value:.4f}"
 
@@ -144,7 +163,7 @@ def summary_cells(summary: Summary) -> list[str]:
     star = "*" if summary.interval == "percentile" else ""
     centre = f"{mean} [{low}, {high}]{star}" if summary.interval else mean
     counts = (summary.n, summary.undefined, summary.missed, summary.spurious)
-    return [centre, f"{median} [{q1}, {q3}]" if summary.n else "–", *map(str, counts)]
+    return [centre, "–" if math.isnan(summary.median) else f"{median} [{q1}, {q3}]", *map(str, counts)]
 
 
 SUMMARY_COLUMNS = ("mean [95 % interval]", "median [quartiles]", "n", "undefined", "missed", "spurious")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from medseg.core.scores import Score, Summary, defined
+from medseg.core.scores import Score, Summary, defined, withheld
 from medseg.statistics.bootstrap import Interval, mean_intervals
 from medseg.statistics.direction import badness, better
 
@@ -17,7 +17,8 @@ def summarise(scores: Iterable[Score], *, patients: Mapping[str, str] | None = N
 
     Quartiles interpolate linearly (type 7 of Hyndman and Fan 1996, doi:10.1080/00031305.1996.10473566); the 95 %
     interval of the mean is ``bootstrap.mean_intervals``, by patient: ``patients`` names that of each case, without it
-    each case is one. Undefined values are counted and left out; with none defined all figures are NaN and ``n`` is 0.
+    each case is one. Undefined values are counted and left out; with none defined all figures are NaN and ``n`` is 0. Where
+    a missed or spurious case has no distance, no figure is stated either: without that case it would be better for the failure.
     """
     groups: dict[str, dict[str, Group]] = {}
     for score in scores:
@@ -33,26 +34,31 @@ def _intervals(groups: list[Group], patients: Mapping[str, str]) -> list[Interva
     for n, group in enumerate(groups):
         by_cases.setdefault(tuple(s.case for s in group), []).append(n)
     for cases, columns in by_cases.items():
-        values = np.array([[s.value for s in groups[n]] for n in columns], float).T
+        values = np.array([_stated(groups[n]) for n in columns], float).T
         intervals = mean_intervals(values, [patients.get(case, case) for case in cases])
         found |= dict(zip(columns, intervals, strict=True))
     return [found[n] for n in range(len(groups))]
 
 
+def _stated(group: Group) -> list[float]:
+    """The values that figures over cases are made of; all NaN where they are withheld."""
+    return [math.nan] * len(group) if withheld(group) else [score.value for score in group]
+
+
 def _summary(group: Group, interval: Interval) -> Summary:
-    values = defined(score.value for score in group)
-    q1, median, q3 = (float(q) for q in np.percentile(values, [25, 50, 75])) if values else (math.nan,) * 3
+    n, stated = len(defined(score.value for score in group)), defined(_stated(group))
+    q1, median, q3 = (float(q) for q in np.percentile(stated, [25, 50, 75])) if stated else (math.nan,) * 3
     first, states = group[0], [score.state for score in group]
     return Summary(
         structure=first.structure,
         metric=first.metric,
         unit=first.unit,
-        mean=float(np.mean(values)) if values else math.nan,
+        mean=float(np.mean(stated)) if stated else math.nan,
         median=median,
         q1=q1,
         q3=q3,
-        n=len(values),
-        undefined=len(group) - len(values),
+        n=n,
+        undefined=len(group) - n,
         missed=states.count("missed"),
         spurious=states.count("spurious"),
         low=interval.low,
@@ -63,8 +69,14 @@ def _summary(group: Group, interval: Interval) -> Summary:
 
 
 def mean_over_structures(summaries: Iterable[Summary], metric: str) -> float:
-    """The mean over structures of their means over cases; NaN where none is defined. Every structure weighs the same."""
-    means = defined(s.mean for s in summaries if s.metric == metric)
+    """The mean over structures of their means over cases; every structure weighs the same.
+
+    NaN where none is defined, and where a structure's distances are withheld because of a missed or spurious case.
+    """
+    rows = [s for s in summaries if s.metric == metric]
+    if any(math.isnan(s.mean) and s.unit == "mm" and s.missed + s.spurious for s in rows):
+        return math.nan
+    means = defined(s.mean for s in rows)
     return float(np.mean(means)) if means else math.nan
 
 

@@ -1,18 +1,15 @@
 """Score predictions against references: pairs -> read -> same grid? -> metrics -> report."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
-import numpy as np
-
 from medseg.core.case import check_group, patient_of
-from medseg.core.errors import DataError, GeometryError
+from medseg.core.errors import DataError
 from medseg.core.files import check_writable, sha256_of
-from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry, order_between, order_to
+from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
@@ -21,7 +18,9 @@ from medseg.io.matching import FilePair, match_files
 from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
-from medseg.metrics import CasePair, MaskPair, score_case, score_structure
+from medseg.metrics import CasePair, MaskPair, Settings, score_case, score_structure, score_structures
+from medseg.metrics.grids import OnGrid, reordered, resampled
+from medseg.metrics.rules import DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
 from medseg.report.evaluation import Report, ScoredCase
 from medseg.statistics import summarise, worst_scores
 
@@ -32,6 +31,12 @@ def evaluate(
     *,
     labels: Path | str | Labels | Mapping[str, int] | None = None,
     output: Path | str | None = None,
+    metrics: Sequence[str] | None = None,
+    tolerance_mm: float | Mapping[str, float] = DEFAULT_TOLERANCE_MM,
+    missed: str = "diagonal",
+    lesions: Sequence[str] = (),
+    lesion_iou: float = DEFAULT_LESION_IOU,
+    resample: bool = False,
     skip_bad: bool = False,
     group: str | None = None,
     worst: int = 5,
@@ -40,22 +45,35 @@ def evaluate(
     """Score label maps against their references: two files, or folders whose files are matched by case id.
 
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
-    error. A reference may also be a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is
-    laid on the prediction's grid, and its names must be among ``labels``.
+    error, or with ``resample`` brought onto the reference's grid (nearest voxel), which the report says. A reference may
+    also be a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is laid on the prediction's
+    grid, and its names must be among ``labels``.
 
     ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``);
     without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv`` and
     ``summary.json``. ``group`` is a regular expression that names the patient in a case id, as ``data.group`` of a config:
     intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
 
+    ``metrics`` are names of METRICS and CASE_METRICS, or ``all``; without them DEFAULT_METRICS. ``tolerance_mm`` (for nsd)
+    is one for all structures, or by structure with 2 mm for the rest. ``missed``: a distance where one mask is empty is the
+    image's ``diagonal``, or ``undefined`` and with it the mean. ``lesions`` names structures that are also scored lesion by
+    lesion; two lesions are the same from an IoU of ``lesion_iou`` on.
+
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
     ``Report.skipped`` and the rest is scored; where nothing is left it raises all the same.
+    ConfigError for an unknown metric, structure or choice.
 
     >>> from medseg import evaluate
     >>> report = evaluate("predictions", "references", output="scores")  # doctest: +SKIP
     """
+    settings = Settings.of(
+        metrics=metrics, tolerance_mm=tolerance_mm, missed=missed, lesions=lesions, lesion_iou=lesion_iou
+    )
     named = _labels(labels)
+    if named is not None:
+        settings.require_structures(named.names)
+    onto_grid = resampled if resample else reordered
     check_group(group)
     if output is not None:
         check_writable(Path(output))
@@ -67,7 +85,7 @@ def evaluate(
     cases: list[_CaseScores] = []
     for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs, named), 1):
         try:
-            cases.append(_score(pair, prediction.result(), reference.result(), named))
+            cases.append(_score(pair, prediction.result(), reference.result(), named, settings, onto_grid))
         except DataError as error:
             if not skip_bad:
                 raise
@@ -76,7 +94,7 @@ def evaluate(
         progress("evaluate", done, len(pairs))
     if not cases:
         raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
-    report = replace(_report(cases, named, skipped, patients), group=group)
+    report = replace(_report(cases, named, skipped, patients, settings), group=group)
     report = replace(report, worst=tuple(worst_scores(report.scores, worst)))
     if output is not None:
         report.save(Path(output))
@@ -146,12 +164,20 @@ def _read(path: Path, labels: Labels | None, image: "Future[_Read] | None" = Non
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
 
 
-def _score(pair: FilePair, prediction: _Read, reference: _Read, labels: Labels | None) -> _CaseScores:
+def _score(
+    pair: FilePair,
+    prediction: _Read,
+    reference: _Read,
+    labels: Labels | None,
+    settings: Settings,
+    onto_grid: Callable[..., OnGrid],
+) -> _CaseScores:
     """Every metric of one case, for the values that it holds."""
-    maps = _on_one_grid(prediction, reference)
+    grid = reference.label_map.geometry
+    moved = onto_grid(prediction.label_map, grid, names=(shown(prediction.path), shown(reference.path)))
+    maps = CasePair.of(moved.data, reference.label_map.data, grid)
     _require_named(maps.predicted_voxels, prediction.path, labels)
     _require_named(maps.reference_voxels, reference.path, labels)
-    grid = reference.label_map.geometry
     names = _names(labels) if labels else {v: str(v) for v in maps.values if v}
     return _CaseScores(
         ScoredCase(
@@ -163,44 +189,12 @@ def _score(pair: FilePair, prediction: _Read, reference: _Read, labels: Labels |
             shape=grid.shape,
             spacing_mm=grid.spacing_mm,
             warnings=tuple(dict.fromkeys((*prediction.label_map.warnings, *reference.label_map.warnings))),
+            resampled_from=moved.resampled_from,
+            outside_ml=moved.outside_ml,
         ),
         grid,
-        {v: score_structure(pair.id, names[v], maps.structure(v)) for v in maps.values if v},
-        score_case(pair.id, maps),
-    )
-
-
-def _on_one_grid(prediction: _Read, reference: _Read) -> CasePair:
-    """Both label maps in the reference's storage order. Raises GeometryError where they lie on different grids."""
-    source, target = prediction.label_map.geometry, reference.label_map.geometry
-    order = order_between(source, target)
-    if order is None:
-        raise GeometryError(
-            f"{shown(prediction.path)} lies on another grid than its reference {shown(reference.path)}: "
-            f"prediction {_described(source)}; reference {_described(target)}; {_difference(source, target)}; "
-            "write the prediction on the reference's grid (same shape and affine) and score again"
-        )
-    return CasePair.of(prediction.label_map.reordered(order).data, reference.label_map.data, target)
-
-
-def _described(grid: Geometry) -> str:
-    shape = "x".join(map(str, grid.shape))
-    spacing = " x ".join(f"{s:.4g}" for s in grid.spacing_mm)
-    origin = ", ".join(f"{x:.2f}" for x in grid.affine[:3, 3])
-    return f"shape {shape}, orientation {grid.orientation}, spacing {spacing} mm, origin ({origin}) mm"
-
-
-def _difference(source: Geometry, target: Geometry) -> str:
-    """Where the nearest storage order of ``source`` puts the corners of ``target``."""
-    nearest = order_to(source, target.orientation).geometry(source)
-    if nearest.shape != target.shape:
-        return f"the shapes differ ({'x'.join(map(str, nearest.shape))} in the reference's orientation)"
-    corners = list(product(*((0, n - 1) for n in target.shape)))
-    shift_mm = np.linalg.norm(nearest.to_world(corners) - target.to_world(corners), axis=1).max()
-    shift = target.corner_shift(nearest)
-    return (
-        f"the affines differ: a corner moves by {shift:.3g} voxels ({shift_mm:.3g} mm), "
-        f"at most {SAME_GRID_TOLERANCE} voxels are allowed"
+        score_structures(pair.id, {v: names[v] for v in maps.values if v}, maps, settings),
+        score_case(pair.id, maps, settings.metrics),
     )
 
 
@@ -222,17 +216,26 @@ def _names(labels: Labels) -> dict[int, str]:
 
 
 def _report(
-    cases: list[_CaseScores], labels: Labels | None, skipped: dict[str, str], patients: dict[str, str]
+    cases: list[_CaseScores],
+    labels: Labels | None,
+    skipped: dict[str, str],
+    patients: dict[str, str],
+    settings: Settings,
 ) -> Report:
     """All scores, also of the structures that a case lacks, and their summaries."""
     if labels is None:
-        found = sorted({value for case in cases for value in case.by_value})
-        labels = Labels.from_mapping({"background": 0, **{str(v): v for v in found}}) if found else Labels(())
+        values = sorted({value for case in cases for value in case.by_value})
+        labels = Labels.from_mapping({"background": 0, **{str(v): v for v in values}}) if values else Labels(())
+        settings.require_structures(labels.names)
     scores: list[Score] = []
     for case in cases:
         for value, name in _names(labels).items():
-            absent = value not in case.by_value
-            scores += score_structure(case.case.id, name, MaskPair.empty(case.grid)) if absent else case.by_value[value]
+            found = case.by_value.get(value)
+            if found is None:
+                nothing = MaskPair.empty(case.grid, settings.rules(name))
+                found = score_structure(case.case.id, name, nothing, settings.metrics_of(name))
+            scores += found
         scores += case.whole
     summaries = tuple(summarise(scores, patients=patients))
-    return Report(tuple(scores), summaries, labels, tuple(c.case for c in cases), tuple(sorted(skipped.items())))
+    listed = tuple(sorted(skipped.items()))
+    return Report(tuple(scores), summaries, labels, tuple(case.case for case in cases), listed, settings=settings)

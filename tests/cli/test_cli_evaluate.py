@@ -246,3 +246,44 @@ def test_the_verb_imports_nothing_heavy():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "numpy" not in found
     assert "nibabel" not in found
+
+
+def test_options_choose_metrics_tolerances_lesions_and_the_rule_for_missed(tmp_path, labels):
+    _write("e-empty-pred", tmp_path / "p", tmp_path / "r")
+    options = ("--metrics", "dice,hd95, nsd", "--tolerance", "1", "--tolerance", "liver=3", "--lesions", "tumour")
+    done = Done(tmp_path / "p", tmp_path / "r", "--labels", labels, "--json", "--missed", "undefined", *options)
+    assert done.code == 0, done.message
+    report = json.loads(done.out)
+    assert report["settings"]["metrics"] == ["dice", "nsd", "hd95"]
+    assert report["settings"]["tolerance_mm"] == {"default": 1.0, "liver": 3.0}
+    assert report["settings"]["lesions"] == ["tumour"]
+    means = {(s["structure"], s["metric"]): s["mean"] for s in report["summaries"]}
+    assert means["liver", "hd95"] is None
+    assert means["tumour", "lesion_f1"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (("--metrics", "dise"), "no metric is called 'dise'; choose from dice"),
+        (("--metrics", ","), "no metric is chosen"),
+        (("--tolerance", "liver=far"), "--tolerance 'liver=far': give millimetres"),
+        (("--tolerance", "1", "--tolerance", "2"), "given twice"),
+        (("--tolerance", "livre=1"), "no structure is called 'livre'; there are: liver, tumour"),
+        (("--lesions", "nodule"), "no structure is called 'nodule'"),
+        (("--missed", "ignore"), "choose diagonal or undefined"),
+        (("--lesion-iou", "2"), "at most 1"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_exit_2(tmp_path, labels, options, pattern):
+    _write_perfect(tmp_path / "p", tmp_path / "r")
+    done = Done(tmp_path / "p", tmp_path / "r", "--labels", labels, *options)
+    assert done.code == 2
+    assert re.search(pattern, done.message), done.message
+
+
+def test_resampled_predictions_are_counted_under_the_table(tmp_path):
+    _write("e-affine-shift", tmp_path / "p", tmp_path / "r")
+    done = Done(tmp_path / "p", tmp_path / "r", "--resample")
+    assert done.code == 0, done.message
+    assert "1 prediction(s) resampled onto the reference's grid, nearest voxel" in done.out

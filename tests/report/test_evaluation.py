@@ -58,7 +58,9 @@ def test_short_text_names_cases_skipped_and_structures(report):
         (math.nan, "mL", "–"),
         (99.994, "mL", "99.99"),
         (-250.06, "mL", "-250.1"),
-        (4, "mm", "4.0000"),
+        (4, "mm", "4.00"),
+        (120.04, "mm", "120.0"),
+        (2.5, "count", "2.50"),
     ],
 )
 def test_figures_are_shortened_for_people(value, unit, text):

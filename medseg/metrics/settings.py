@@ -1,0 +1,82 @@
+"""What an evaluation is asked for, checked once and stated in its report."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from medseg.core.errors import ConfigError
+from medseg.metrics.overlap import empty_mask_policy
+from medseg.metrics.rules import DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM, Missed, Rules
+from medseg.metrics.table import CASE_METRICS, LESION_METRICS, chosen_metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``metrics`` for every structure, those of lesions for ``lesions`` too.
+
+    ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others.
+    """
+
+    metrics: tuple[str, ...] = field(default_factory=lambda: chosen_metrics(None))
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    tolerances_mm: Mapping[str, float] = field(default_factory=dict)
+    missed: Missed = "diagonal"
+    lesions: tuple[str, ...] = ()
+    lesion_iou: float = DEFAULT_LESION_IOU
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        metrics: Sequence[str] | None,
+        tolerance_mm: float | Mapping[str, float],
+        missed: str,
+        lesions: Sequence[str],
+        lesion_iou: float,
+    ) -> "Settings":
+        """From arguments as people give them; in ``tolerance_mm`` the empty name stands for all structures not named.
+
+        Raises ConfigError for a metric that is unknown or a figure out of range.
+        """
+        by_structure = dict(tolerance_mm) if isinstance(tolerance_mm, Mapping) else {"": tolerance_mm}
+        elsewhere = by_structure.pop("", DEFAULT_TOLERANCE_MM)
+        chosen = chosen_metrics(metrics)
+        settings = cls(chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou)
+        for structure in ("", *by_structure):
+            settings.rules(structure)  # raises for what is out of range
+        return settings
+
+    def rules(self, structure: str) -> Rules:
+        """How ``structure`` is judged."""
+        return Rules(self.tolerances_mm.get(structure, self.tolerance_mm), self.missed, self.lesion_iou)
+
+    def metrics_of(self, structure: str) -> tuple[str, ...]:
+        """The figures of one ``structure``."""
+        of_structures = tuple(name for name in self.metrics if name not in CASE_METRICS)
+        return (*of_structures, *LESION_METRICS) if structure in self.lesions else of_structures
+
+    @property
+    def empty_masks(self) -> str:
+        """The policy for empty masks in words."""
+        return empty_mask_policy(self.missed)
+
+    def require_structures(self, known: Collection[str]) -> None:
+        """Raises ConfigError where a structure that has a tolerance or lesions is not among the ``known``."""
+        for option, names in (("--tolerance", self.tolerances_mm), ("--lesions", self.lesions)):
+            for name in names:
+                if name not in known:
+                    listed = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
+                    raise ConfigError(f"{option}: no structure is called {name!r}; there are: {listed or 'none'}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "metrics": list(self.metrics),
+            "tolerance_mm": {"default": self.tolerance_mm, **self.tolerances_mm},
+            "missed": self.missed,
+            "lesions": list(self.lesions),
+            "lesion_matching": (
+                "26-connected components, one to one, most pairs first, then the largest sum of IoU; "
+                f"a pair has an IoU of at least {self.lesion_iou:g}"
+            ),
+        }
