@@ -12,6 +12,7 @@ _PUBLIC = {
     "train": "medseg.workflows.train",
     "infer": "medseg.workflows.infer",
     "evaluate": "medseg.workflows.evaluate",
+    "compare": "medseg.workflows.compare",
     "convert": "medseg.workflows.convert",
     "load_config": "medseg.core.config",
     "Geometry": "medseg.core.geometry",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from medseg.core.labels import Labels as Labels
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
+    from medseg.workflows.compare import compare as compare
     from medseg.workflows.convert import convert as convert
     from medseg.workflows.evaluate import evaluate as evaluate
     from medseg.workflows.infer import infer as infer

@@ -28,7 +28,7 @@ ROOMS = {
     "__main__": {"cli"},
     "__init__": BELOW | {"workflows"},
 }
-MADE_OF_WORKFLOWS = {"demo", "tune", "cohort"}
+MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare"}  # compare scores each model by evaluate
 INFERENCE_FROM_DATA = {"medseg.data.preprocess"}
 
 # Which modules a library may enter by.
@@ -96,6 +96,8 @@ WRITERS = {
 NO_FILE = {
     ("data.store", "np.save"): "into a BytesIO, for write_durable",
     ("report.curves", "figure.savefig"): "into a BytesIO, for write_durable",
+    ("report.plots_comparison", "figure.savefig"): "into a BytesIO, for write_together",
+    ("workflows.compare", "result.save"): "our Comparison, which writes by core.files",
     ("report.overlay", "figure.savefig"): "into a BytesIO, for write_durable",
     ("models.bundle", "safetensors.torch.save"): "gives bytes, for write_durable",
     ("training.checkpoint", "safetensors.torch.save"): "gives bytes, for write_durable",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg import __version__
+from medseg.cli.compare import compare
 from medseg.cli.console import error_line
 from medseg.cli.convert import convert
 from medseg.cli.demo import demo
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, infer, evaluate, convert, phantom, demo, info):
+for verb in (train, infer, evaluate, compare, convert, phantom, demo, info):
     app.command()(verb)
 app.add_typer(dicom, name="dicom")
 

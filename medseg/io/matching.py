@@ -63,6 +63,16 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
     return pairs, skipped
 
 
+def holds_label_maps(folder: Path) -> bool:
+    """Whether a 3D label map lies in ``folder``: pictures may be anything. False for what is no folder."""
+    if not folder.is_dir():
+        return False
+    try:
+        return any(_is_label_map(e) and not e.name.lower().endswith(PICTURES) for e in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{shown(folder)}: this folder cannot be read ({error.strerror})") from None
+
+
 def _same_file(a: Path, b: Path) -> bool:
     try:
         return a.samefile(b)

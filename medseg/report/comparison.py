@@ -1,0 +1,95 @@
+"""What a comparison of models found: tables, figures and the methods paragraph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.core.files import write_together
+from medseg.report.comparison_methods import methods_text
+from medseg.report.comparison_tables import HEADER, cells, to_csv, to_latex, to_markdown
+from medseg.statistics.comparison import Difference, Endpoint, ModelScores
+
+NOTES = (
+    "Difference: second less first, mean over the cases that both define; ↑ higher is better, ↓ lower is better. p: adjusted by "
+    "Holm's method over all rows. r: rank-biserial correlation, positive where the second is better. Win/tie/loss: cases, of the "
+    "second model. Outside: cases in no difference. * percentile interval, where BCa is undefined. –: undefined."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Every endpoint of every pair of models: ``rows``; ``patients`` of all cases; what was ``skipped``, by model and case."""
+
+    models: tuple[ModelScores, ...]
+    endpoints: tuple[Endpoint, ...]
+    rows: tuple[Difference, ...]
+    patients: Mapping[str, str]
+    group: str | None
+    seed: int
+    skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def table(self) -> list[list[str]]:
+        """Header and rows as people read them."""
+        return [list(HEADER), *(cells(row) for row in self.rows)]
+
+    def methods(self) -> str:
+        """The methods paragraph, in Markdown."""
+        return methods_text(
+            self.models,
+            self.endpoints,
+            self.rows,
+            patients=self.patients,
+            group=self.group,
+            seed=self.seed,
+            skipped=self.skipped,
+        )
+
+    def caption(self) -> str:
+        people = len(set(self.patients.values()))
+        return f"Paired comparison on {len(self.patients)} cases of {people} patients. {NOTES}"
+
+    def save(self, folder: Path) -> None:
+        """Write comparison.csv, .md and .tex, methods.md, forest.png and .svg and box.png into ``folder``, all or none.
+
+        Raises OutputError or ResourceError where the place is read-only or full.
+        """
+        from medseg.report.plots_comparison import box_plot, forest_plot
+
+        texts = {
+            "comparison.csv": to_csv(self.rows),
+            "comparison.md": f"{to_markdown(self.rows)}\n{self.caption()}\n",
+            "comparison.tex": to_latex(self.rows, caption=self.caption()),
+            "methods.md": self.methods(),
+        }
+        files = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+        files |= {f"forest.{kind}": forest_plot(self.rows, kind) for kind in ("png", "svg")}
+        files["box.png"] = box_plot(self.models, self.endpoints, "png")
+        write_together({folder / name: content for name, content in files.items()})
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.models)} models, {len(self.patients)} case(s), {len(self.rows)} row(s))"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        header, *rows = self.table()
+        head = "".join(f"<th>{escape(c)}</th>" for c in header)
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(self.caption())}</p>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rows as plain JSON values; None where undefined."""
+        from dataclasses import asdict
+
+        return {
+            "models": [m.name for m in self.models],
+            "cases": len(self.patients),
+            "patients": len(set(self.patients.values())),
+            "rows": [{k: _plain(v) for k, v in asdict(row).items()} for row in self.rows],
+            "methods": self.methods(),
+        }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and value != value else value  # NaN is not itself

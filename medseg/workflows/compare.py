@@ -1,0 +1,196 @@
+"""Compare models on the same cases: score each (or read its scores) -> same cases, same references? -> paired statistics."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from medseg.core.case import check_group, patient_of
+from medseg.core.errors import ConfigError, DataError
+from medseg.core.files import check_writable
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress, silent
+from medseg.core.scores import Score
+from medseg.io.matching import holds_label_maps
+from medseg.io.scores_csv import SCORES, read_scores, reference_hashes
+from medseg.io.source import shown
+from medseg.report.comparison import Comparison
+from medseg.statistics.comparison import Endpoint, ModelScores, compare_models
+from medseg.statistics.direction import better
+from medseg.workflows.evaluate import evaluate
+
+DEFAULT_METRICS = ("dice", "hd95", "nsd")
+
+
+def compare(
+    models: Sequence[Path | str],
+    *,
+    reference: Path | str | None = None,
+    labels: Path | str | Labels | Mapping[str, int] | None = None,
+    output: Path | str | None = None,
+    metrics: Sequence[str] | None = None,
+    margin: float | Mapping[str, float] | None = None,
+    group: str | None = None,
+    all_pairs: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Comparison:
+    """Paired comparison of two or more models, each against the first of them, or with ``all_pairs`` each with each.
+
+    A model is a folder of its label maps, scored against ``reference`` as ``evaluate`` does, or a folder with the
+    ``scores.csv`` of an earlier evaluation. ``metrics``: without them those of dice, hd95 and nsd that are there.
+    ``margin``: how much worse a model may be and still count as not inferior, for every ratio, or by metric in its
+    unit. ``group`` names the patient in a case id. ``output`` is a folder for the tables, figures and methods text.
+
+    Raises DataError where a model lacks a case that another has, or cases were scored against different references;
+    with ``skip_bad`` a lacking case counts against that model instead. Raises ConfigError for fewer than two models,
+    an unknown metric or a margin for a metric that is not compared.
+    """
+    paths = [Path(model) for model in models]
+    if len(paths) < 2:
+        raise ConfigError(f"{len(paths)} model(s) given; compare needs two or more folders of predictions or scores")
+    check_group(group)
+    if output is not None:
+        check_writable(Path(output))
+    scored: list[ModelScores] = []
+    units: dict[str, str] = {}
+    skipped: dict[str, Mapping[str, str]] = {}
+    for name, path in zip(_names(paths), paths, strict=True):
+        found, hashes, bad = _scores(path, reference, labels, skip_bad=skip_bad, progress=progress)
+        units |= {s.metric: s.unit for s in found}
+        scored.append(_model(name, found, hashes, metrics or DEFAULT_METRICS))
+        skipped[name] = bad
+    _check_references(scored)
+    if any(_is_scored(path, reference) for path in paths):
+        _check_structures(scored)
+    cases = sorted(set().union(*(m.cases for m in scored)))
+    if not skip_bad:
+        _check_cases(scored, cases)
+    endpoints = _endpoints(scored, units, metrics)
+    margins = _margins(margin, endpoints)
+    pairs = list(combinations(range(len(scored)), 2)) if all_pairs else [(0, n) for n in range(1, len(scored))]
+    patients = {case: patient_of(case, group) for case in cases}
+    rows = compare_models(scored, endpoints, pairs=pairs, patients=patients, margins=margins, seed=seed)
+    result = Comparison(tuple(scored), tuple(endpoints), tuple(rows), patients, group, seed, skipped)
+    if output is not None:
+        result.save(Path(output))
+    return result
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart. Raises ConfigError where one folder is given twice."""
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        twice = next(p for p in resolved if resolved.count(p) > 1)
+        raise ConfigError(f"{shown(twice)} is given twice: the models are identical; give different folders")
+    for depth in range(1, max(len(p.parts) for p in resolved) + 1):
+        names = [shown(Path(*p.parts[-depth:])) for p in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [shown(p) for p in resolved]
+
+
+def _scores(
+    path: Path,
+    reference: Path | str | None,
+    labels: Path | str | Labels | Mapping[str, int] | None,
+    *,
+    skip_bad: bool,
+    progress: Progress,
+) -> tuple[Iterable[Score], dict[str, str], Mapping[str, str]]:
+    """Scores, reference hashes by case, and what was skipped why."""
+    if _is_scored(path, reference):
+        return read_scores(path), reference_hashes(path), {}
+    if reference is None:
+        raise DataError(
+            f"{shown(path)}: has no {SCORES}; give --reference to score its label maps, or the folder of an evaluation"
+        )
+    report = evaluate(path, reference, labels=labels, skip_bad=skip_bad, progress=progress)
+    return report.scores, {c.id: c.reference_sha256 for c in report.cases}, dict(report.skipped)
+
+
+def _is_scored(path: Path, reference: Path | str | None) -> bool:
+    """Whether the scores of ``path`` are read; else its label maps are scored."""
+    return (path / SCORES).exists() and (reference is None or not holds_label_maps(path))
+
+
+def _check_structures(models: Sequence[ModelScores]) -> None:
+    first, *others = ({structure for _, structure in model.values} for model in models)
+    for model, structures in zip(models[1:], others, strict=True):
+        if structures != first:
+            alone = ", ".join(sorted(structures ^ first)[:8])
+            raise DataError(
+                f"{model.name}: its scores name other structures than those of {models[0].name}: {alone} is in one of them "
+                "only; score both with the same --labels"
+            )
+
+
+def _model(name: str, scores: Iterable[Score], hashes: Mapping[str, str], metrics: Sequence[str]) -> ModelScores:
+    """What of ``scores`` is compared; the states of all."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    states: dict[tuple[str, str], str] = {}
+    cases: set[str] = set()
+    for s in scores:
+        cases.add(s.case)
+        states[s.structure, s.case] = s.state
+        if s.metric in metrics:
+            values.setdefault((s.metric, s.structure), {})[s.case] = s.value
+    return ModelScores(name, frozenset(cases), values, states, hashes)
+
+
+def _check_references(models: Sequence[ModelScores]) -> None:
+    known: dict[str, tuple[str, str]] = {}
+    for model in models:
+        for case, digest in model.references.items():
+            other, expected = known.setdefault(case, (model.name, digest))
+            if digest != expected:
+                raise DataError(
+                    f"{model.name}: case {case} was scored against another reference than in {other} (their sha256 "
+                    "differ); score both against the same references"
+                )
+
+
+def _check_cases(models: Sequence[ModelScores], cases: Sequence[str]) -> None:
+    for model in models:
+        lacking = [case for case in cases if case not in model.cases]
+        if lacking:
+            listed = ", ".join(lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+            raise DataError(
+                f"{model.name}: prediction or scores missing for {len(lacking)} of {len(cases)} case(s) that another model "
+                f"has: {listed}; give them, or --skip-bad to count them against this model"
+            )
+
+
+def _endpoints(
+    models: Sequence[ModelScores], units: Mapping[str, str], metrics: Sequence[str] | None
+) -> list[Endpoint]:
+    """By metric, then structure in order of appearance. Raises ConfigError for a metric unknown or without a better way."""
+    known = [metric for metric, unit in units.items() if better(metric, unit)]
+    for metric in metrics or ():
+        if metric not in known:
+            why = "is an amount, neither good nor bad" if metric in units else "is not among the scores"
+            raise ConfigError(f"metric {metric} {why}; compare one of {', '.join(known)}")
+    found = []
+    for metric in metrics or [m for m in DEFAULT_METRICS if m in known]:
+        way = better(metric, units[metric])
+        structures = dict.fromkeys(key[1] for model in models for key in model.values if key[0] == metric)
+        found += [Endpoint(metric, units[metric], way, structure) for structure in structures if way]
+    if not found:
+        raise ConfigError(f"none of {', '.join(DEFAULT_METRICS)} is scored; choose with --metric: {', '.join(known)}")
+    return found
+
+
+def _margins(margin: float | Mapping[str, float] | None, endpoints: Sequence[Endpoint]) -> dict[str, float]:
+    units = {e.metric: e.unit for e in endpoints}
+    if margin is None:
+        return {}
+    given = dict(margin) if isinstance(margin, Mapping) else {m: margin for m, unit in units.items() if unit == "ratio"}
+    wrong = [metric for metric in given if metric not in units]
+    if wrong or not given:
+        raise ConfigError(
+            f"margin: {', '.join(wrong) or 'no ratio'} is not compared; give METRIC=VALUE for {', '.join(units)}"
+        )
+    bad = [f"{metric}={value}" for metric, value in given.items() if not 0 < value < float("inf")]
+    if bad:
+        raise ConfigError(f"margin {', '.join(bad)} must be a number above 0, in the metric's unit")
+    return given
