@@ -104,6 +104,9 @@ def _unpack(path: Path, file: BinaryIO, folder: Path) -> tuple[dict[str, str], t
                 )
             _check_names(path, archive.infolist())
             wanted, notes = _without_ignored([info for info in archive.infolist() if not info.is_dir()])
+            if not wanted:
+                what = "; ".join(notes) or "it is empty"
+                raise DataError(f"{shown(path)}: no image or DICOM file in this zip archive ({what})")
             _check_sizes(path, wanted, size, shutil.disk_usage(folder).free)
             members = {f"{n + 1:04d}{_suffix(info.filename)}": info for n, info in enumerate(wanted)}
             total = 0
@@ -198,8 +201,6 @@ def _allowance(size: int) -> int:
 
 def _check_sizes(path: Path, infos: Sequence[zipfile.ZipInfo], size: int, free: int) -> None:
     """Raise before anything is unpacked, if it is too much: by what the directory claims."""
-    if not infos:
-        raise DataError(f"{shown(path)}: no image or DICOM file in this zip archive; it is empty")
     claimed = sum(info.file_size for info in infos)
     if claimed > _allowance(size):
         raise _too_large(path, claimed, size)

@@ -6,7 +6,9 @@ of that module yields: for each array a line of JSON (shape, type) and its bytes
 
 import importlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +24,9 @@ from medseg.core.errors import DataError
 # -P and the path: this very medseg is imported, and no module of the current folder shadows another.
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from medseg.io.child import serve; serve()"
 _LONGEST_LINE = 4096
+_PATIENCE = (
+    3  # a busy machine gives a child its seconds of computing later; one that sleeps is ended after so many times them
+)
 
 
 class ChildError(DataError):
@@ -34,9 +39,10 @@ def decoded(
     """The arrays that the function ``decode(order)`` of ``module`` yields, run in a child process with limits.
 
     ``module`` is a dotted name such as ``medseg.io.dicom_decode``; it is imported in the child only, before the limits
-    hold. ``order`` must be JSON (paths as text). The child ends after ``seconds``, and may take ``memory_bytes`` of address
-    space beyond what it has after its imports (no such limit on Windows). No array may be larger than ``most_bytes``.
-    Raises ChildError saying why it stopped: the exception's words, too much memory, not done in time, or a crash.
+    hold. ``order`` must be JSON (paths as text). The child ends after ``seconds`` of computing (or three times as many by the
+    clock), and may take ``memory_bytes`` of address space beyond what it has after its imports (no such limits on Windows,
+    but for the clock). No array may be larger than ``most_bytes``. Raises ChildError saying why it stopped: the exception's
+    words, too much memory, not done in time, or a crash.
     """
     task = {"module": module, "order": dict(order), "memory_bytes": memory_bytes, "seconds": seconds}
     late = threading.Event()
@@ -48,17 +54,22 @@ def decoded(
             late.set()
             child.kill()
 
-        timer = threading.Timer(seconds, stop)
+        timer = threading.Timer(_PATIENCE * seconds, stop)
         timer.start()
         try:
             yield from _arrays(child, json.dumps(task).encode("ascii"), most_bytes)
         except EOFError:
-            code = child.wait()
-            crash = f"the decoder crashed (signal {-code})" if code < 0 else f"the decoder ended with code {code}"
-            raise ChildError(f"not done within {seconds:.0f} s" if late.is_set() else crash) from None
+            raise ChildError(_ending(child.wait(), late.is_set(), seconds)) from None
         finally:
             timer.cancel()
             child.kill()
+
+
+def _ending(code: int, late: bool, seconds: float) -> str:
+    """Why a child ended that did not say so itself."""
+    if late or (hasattr(signal, "SIGXCPU") and code == -signal.SIGXCPU):
+        return f"not done within {seconds:.0f} s"
+    return f"the decoder crashed (signal {-code})" if code < 0 else f"the decoder ended with code {code}"
 
 
 def _arrays(child: subprocess.Popen[bytes], task: bytes, most_bytes: int) -> Iterator[npt.NDArray[Any]]:
@@ -148,7 +159,7 @@ def _limit(memory_bytes: int, seconds: float) -> None:
         pages = 2**20
     limits = {
         resource.RLIMIT_AS: pages * resource.getpagesize() + memory_bytes,
-        resource.RLIMIT_CPU: int(seconds) + 5,  # ends it even where its parent was killed
+        resource.RLIMIT_CPU: max(1, math.ceil(seconds)),  # ends it even where its parent was killed
         resource.RLIMIT_CORE: 0,
     }
     for kind, limit in limits.items():

@@ -137,6 +137,9 @@ KINDS: dict[str, Kind] = {
     "drive-letter": Kind(beside({"C:evil.dcm": b"x"}), ("absolute",)),
     "other-method": Kind(lambda path: plain(path, method=zipfile.ZIP_LZMA), ("method",)),
     "cut-in-the-directory": Kind(_patched(lambda content: content[:-30]), ("zip", "truncat", "corrupt")),
+    "only-an-archive": Kind(
+        lambda path: path.write_bytes(packed({"older.zip": b"PK"})) and None, ("no image or dicom file",)
+    ),
     "directory-elsewhere": Kind(
         _patched(lambda content: content[:-10] + struct.pack("<L", 2**30) + content[-6:]), ("directory",)
     ),
