@@ -4,6 +4,7 @@ Contours run along the pixels' edges (``io.contours``): filled again they are th
 the slice distance is its volume. Holes are joined by keyholes, so every contour is CLOSED_PLANAR and stands for itself.
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,29 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian
 
-from medseg import __version__
 from medseg.core.errors import DataError, OutputError
 from medseg.core.geometry import SAME_GRID_TOLERANCE
 from medseg.core.labels import Labels, Structure
+from medseg.core.provenance import versions
+from medseg.io.colour_tables import rgb
 from medseg.io.contours import outlines
 from medseg.io.dicom_contours import RT_STRUCTURE_SET, contours_as_masks
 from medseg.io.dicom_frames import Frame
-from medseg.io.dicom_header import Header, text
+from medseg.io.dicom_source import PATIENT_AND_STUDY, Sources, images_of, stand_in
 from medseg.io.named_masks import as_one_label_map
 from medseg.io.scan import Scan
 from medseg.io.segmentation import Segmentation
 from medseg.io.source import shown
 
 _REFERENCED_STUDY = "1.2.840.10008.3.1.2.3.1"
-_PATIENT_AND_STUDY = {  # what an object of the same study repeats, and what stands where the scan has nothing
-    **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex"), ""),
-    **dict.fromkeys(("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"), ""),
-}
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 _LONGEST_NAME = 64
-_NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 Points = npt.NDArray[np.float64]
 
 
@@ -53,24 +50,30 @@ def rtstruct_paths(place: Path, labels: Labels) -> tuple[Path, ...]:
 
 
 def check_referable(scan: Scan) -> None:
-    """Raise DataError unless ``scan`` is a DICOM series that another object can refer to: every UID is there, and its own."""
+    """Raise DataError unless ``scan`` is a DICOM series whose slices another object can tell apart."""
     if not scan.frames:
         raise DataError(
             "--rtstruct draws contours on the slices of a DICOM series, and this scan is none; give the DICOM folder, or "
             "choose another output, such as --mesh"
         )
-    for frame in scan.frames:
-        blank = [keyword for keyword in _NEEDED if not text(frame.header.dataset, keyword)]
-        if blank or not frame.header.sop_class:
-            raise DataError(
-                f"{shown(frame.path)}: {', '.join(blank) or 'SOPClassUID'} is blank (removed to anonymise the scan?), so an RT "
-                "structure set cannot refer to it; give the series its UIDs back, or choose another output, such as --mesh"
-            )
-    if len({_instance(frame) for frame in scan.frames}) < len(scan.frames):
+    sources = _sources(scan)
+    if len({(sources.instance_uid(frame), frame.index) for frame in scan.frames}) < len(scan.frames):
         raise DataError(
             f"{shown(scan.frames[0].path)}: two slices of the series have one SOPInstanceUID, so an RT structure set cannot "
             "refer to one of them; give each its own"
         )
+
+
+def rtstruct_remarks(segmentation: Segmentation) -> list[str]:
+    """What a reader of the structure set should know: UIDs that the images lack."""
+    missing = _sources(segmentation.scan).missing_uids()
+    if not missing:
+        return []
+    return [f"RT structure set: the images have no {', '.join(missing)}; stand-ins derived from the rest are written"]
+
+
+def _sources(scan: Scan) -> Sources:
+    return Sources(scan.frames, scan.planes)
 
 
 def rtstruct(segmentation: Segmentation) -> dict[Path, bytes]:
@@ -85,23 +88,20 @@ def rtstruct(segmentation: Segmentation) -> dict[Path, bytes]:
     return {path: content.getvalue()}
 
 
-def _instance(frame: Frame) -> tuple[str, int]:
-    return text(frame.header.dataset, "SOPInstanceUID"), frame.index
-
-
 def _structure_set(segmentation: Segmentation) -> FileDataset:
-    scan = segmentation.scan
-    first = scan.frames[0].header
+    sources = _sources(segmentation.scan)
+    now = datetime.now()
+    digest = hashlib.sha256(np.ascontiguousarray(segmentation.label_map.data.T).data).hexdigest()
+    parts = ("rtstruct", sources.series_uid, segmentation.algorithm, digest, now.isoformat())
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RT_STRUCTURE_SET
-    meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+    meta.MediaStorageSOPInstanceUID = stand_in("instance", *parts)
     # Implicit VR: in explicit VR the contours of a large structure, 64 KiB and more, do not fit the length of their VR.
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    _describe(dataset, first, segmentation.algorithm)
-    dataset.FrameOfReferenceUID = text(first.dataset, "FrameOfReferenceUID")
-    dataset.PositionReferenceIndicator = ""
-    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(scan)]
+    _describe(dataset, sources, segmentation.algorithm, now)
+    dataset.SeriesInstanceUID = stand_in("series", *parts)
+    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(sources)]
     structures = segmentation.labels.structures
     dataset.StructureSetROISequence = [_region(n, s, segmentation) for n, s in enumerate(structures, 1)]
     dataset.ROIContourSequence = [_region_contours(n, s, segmentation) for n, s in enumerate(structures, 1)]
@@ -112,24 +112,24 @@ def _structure_set(segmentation: Segmentation) -> FileDataset:
     return dataset
 
 
-def _describe(dataset: Dataset, source: Header, algorithm: str) -> None:
-    """Patient, study, series, equipment and approval: as the scan says it, in UTF-8."""
-    told = dcmread(source.path, stop_before_pixels=True, force=True, specific_tags=[*_PATIENT_AND_STUDY])
+def _describe(dataset: Dataset, sources: Sources, algorithm: str, now: datetime) -> None:
+    """Patient, study, series, equipment and approval, the first two as the scan says them."""
+    told = images_of(sources, 1.0)[0]
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    for keyword, absent in _PATIENT_AND_STUDY.items():
-        setattr(dataset, keyword, str(told.get(keyword) or absent))
-    now = datetime.now().astimezone()
+    for keyword in PATIENT_AND_STUDY:
+        setattr(dataset, keyword, told[keyword].value)
     dataset.SOPClassUID = RT_STRUCTURE_SET
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    dataset.StudyInstanceUID = text(source.dataset, "StudyInstanceUID")
-    dataset.SeriesInstanceUID = generate_uid(prefix=None)
+    dataset.StudyInstanceUID = sources.study_uid
+    dataset.FrameOfReferenceUID = sources.frame_of_reference_uid
+    dataset.PositionReferenceIndicator = ""
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
     dataset.SeriesDescription = f"medseg {algorithm}"[:_LONGEST_NAME]
     dataset.OperatorsName = ""
     dataset.Manufacturer = "medseg"
     dataset.ManufacturerModelName = "medseg"
-    dataset.SoftwareVersions = __version__
+    dataset.SoftwareVersions = versions()["medseg"]
     dataset.StructureSetLabel = "medseg"
     dataset.StructureSetName = algorithm[:_LONGEST_NAME]
     dataset.StructureSetDate = dataset.InstanceCreationDate = dataset.SeriesDate = now.strftime("%Y%m%d")
@@ -137,35 +137,28 @@ def _describe(dataset: Dataset, source: Header, algorithm: str) -> None:
     dataset.ApprovalStatus = "UNAPPROVED"
 
 
-def _frame_of_reference(scan: Scan) -> Dataset:
-    header = scan.frames[0].header
-    instances = {id(frame.header): frame.header for frame in scan.frames}.values()
-    series = _item(
-        SeriesInstanceUID=text(header.dataset, "SeriesInstanceUID"),
-        ContourImageSequence=[_image(one) for one in instances],
-    )
+def _frame_of_reference(sources: Sources) -> Dataset:
+    images = {id(frame.header): _image(frame, sources) for frame in sources.frames}
+    series = _item(SeriesInstanceUID=sources.series_uid, ContourImageSequence=list(images.values()))
     study = _item(
         ReferencedSOPClassUID=_REFERENCED_STUDY,
-        ReferencedSOPInstanceUID=text(header.dataset, "StudyInstanceUID"),
+        ReferencedSOPInstanceUID=sources.study_uid,
         RTReferencedSeriesSequence=[series],
     )
-    return _item(FrameOfReferenceUID=text(header.dataset, "FrameOfReferenceUID"), RTReferencedStudySequence=[study])
+    return _item(FrameOfReferenceUID=sources.frame_of_reference_uid, RTReferencedStudySequence=[study])
 
 
-def _image(header: Header, number: int | None = None) -> Dataset:
-    """A reference to the file behind ``header``, and to its frame ``number`` (from 1) where it has several."""
-    item = _item(
-        ReferencedSOPClassUID=str(header.sop_class), ReferencedSOPInstanceUID=text(header.dataset, "SOPInstanceUID")
+def _image(frame: Frame, sources: Sources) -> Dataset:
+    """A reference to the file of ``frame``."""
+    return _item(
+        ReferencedSOPClassUID=str(frame.header.sop_class), ReferencedSOPInstanceUID=sources.instance_uid(frame)
     )
-    if number is not None and header.frame_count > 1:
-        item.ReferencedFrameNumber = number
-    return item
 
 
 def _region(number: int, structure: Structure, segmentation: Segmentation) -> Dataset:
     return _item(
         ROINumber=number,
-        ReferencedFrameOfReferenceUID=text(segmentation.scan.frames[0].header.dataset, "FrameOfReferenceUID"),
+        ReferencedFrameOfReferenceUID=_sources(segmentation.scan).frame_of_reference_uid,
         ROIName=structure.name,
         ROIGenerationAlgorithm="AUTOMATIC",
         ROIGenerationDescription=f"medseg {segmentation.algorithm}"[:_LONGEST_NAME],
@@ -173,9 +166,9 @@ def _region(number: int, structure: Structure, segmentation: Segmentation) -> Da
 
 
 def _region_contours(number: int, structure: Structure, segmentation: Segmentation) -> Dataset:
-    colour = [int(structure.colour[at : at + 2], 16) for at in (1, 3, 5)]
-    item = _item(ROIDisplayColor=colour, ReferencedROINumber=number)
-    contours = [_contour(points, frame) for points, frame in contours_mm(segmentation, structure.value)]
+    item = _item(ROIDisplayColor=list(rgb(structure.colour)), ReferencedROINumber=number)
+    sources = _sources(segmentation.scan)
+    contours = [_contour(points, frame, sources) for points, frame in contours_mm(segmentation, structure.value)]
     if contours:
         for n, contour in enumerate(contours, 1):
             contour.ContourNumber = n
@@ -204,10 +197,13 @@ def _on_plane(polygon: Points, plane: int, scan: Scan) -> Points:
     return points
 
 
-def _contour(points: Points, frame: Frame | None) -> Dataset:
+def _contour(points: Points, frame: Frame | None, sources: Sources) -> Dataset:
     item = _item(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(points))
     if frame is not None:
-        item.ContourImageSequence = [_image(frame.header, frame.index + 1)]
+        image = _image(frame, sources)
+        if frame.header.frame_count > 1:
+            image.ReferencedFrameNumber = frame.index + 1
+        item.ContourImageSequence = [image]
     item.ContourData = [f"{x:.6f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
     return item
 

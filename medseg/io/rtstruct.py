@@ -1,6 +1,6 @@
 """RT structure sets as an output: pydicom is imported only once one is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.core.labels import Labels
@@ -26,4 +26,10 @@ def _check(scan: Scan) -> None:
     check_referable(scan)
 
 
-RTSTRUCT = Writer(_paths, _contents, check=_check)
+def _remarks(segmentation: Segmentation) -> Sequence[str]:
+    from medseg.io.dicom_rtstruct import rtstruct_remarks
+
+    return rtstruct_remarks(segmentation)
+
+
+RTSTRUCT = Writer(_paths, _contents, check=_check, remarks=_remarks)

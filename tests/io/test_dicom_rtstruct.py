@@ -119,12 +119,20 @@ def test_the_object_names_structures_colours_patient_and_images_and_no_private_t
     )
 
 
-def test_a_scan_that_is_not_dicom_and_blank_uids_are_refused(tmp_path, real_data):
+def test_a_scan_that_is_not_dicom_is_refused(tmp_path):
     with pytest.raises(DataError, match="this scan is none; give the DICOM folder"):
         check_referable(in_memory(tmp_path / "x").scan)
-    blank = segmentation(real_data / "totalseg_dicom" / "dicom", tmp_path / "x", np.zeros((512, 512, 20), np.uint8))
-    with pytest.raises(DataError, match=r"SOPInstanceUID, StudyInstanceUID, SeriesInstanceUID is blank"):
-        check_referable(blank.scan)
+
+
+def test_blank_uids_are_stood_in_for_and_said(tmp_path, real_data):
+    data = np.zeros((512, 512, 20), np.uint8)
+    data[200:240, 100:150, 3:9] = 1
+    made = segmentation(real_data / "totalseg_dicom" / "dicom", tmp_path / "x", data)
+    dataset = dcmread(written(made, tmp_path))
+    (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    assert len({image.ReferencedSOPInstanceUID for image in series.ContourImageSequence}) == 20
+    (remark,) = WRITERS["rtstruct"].remarks(made)
+    assert "no StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID; stand-ins" in remark
 
 
 def test_two_slices_of_one_uid_are_refused(tmp_path):
