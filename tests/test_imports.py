@@ -54,7 +54,8 @@ DOORS = {
     "yaml": ("core.yaml", "training.run_folder"),
     "pydantic": ("core.*", "models.bundle", "training.run_folder"),
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
-    "skimage": ("data.*", "inference*", "metrics*"),
+    "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
+    "trimesh": ("io.mesh",),
     "numpy": ("*",),
 }
 

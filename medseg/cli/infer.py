@@ -50,6 +50,13 @@ def infer(
     rtstruct: Annotated[
         bool, typer.Option("--rtstruct", help="Also a DICOM RT structure set (contours on a DICOM series).")
     ] = False,
+    mesh: Annotated[
+        Literal["stl", "ply", "glb"] | None,
+        typer.Option("--mesh", help="Also surfaces in mm: one STL or PLY per structure, or one GLB scene."),
+    ] = None,
+    mesh_space: Annotated[
+        Literal["ras", "lps"], typer.Option("--mesh-space", help="The axes in which the surfaces' mm count.")
+    ] = "ras",
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -65,6 +72,7 @@ def infer(
         **{"dicom-seg": dicom_seg, "seg-nrrd": seg_nrrd, "separate": separate},
         **{"stats": stats, "colour-tables": colour_tables},
         **{"palette-png": palette_png, "rtstruct": rtstruct},
+        f"mesh-{mesh}{'-lps' if mesh_space == 'lps' else ''}": mesh is not None,
     }
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory

@@ -8,6 +8,7 @@ from medseg.core.files import is_there
 from medseg.core.labels import Labels
 from medseg.io.colour_tables import colour_table_paths, colour_tables
 from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
+from medseg.io.mesh import mesh_writers
 from medseg.io.palette_png import PALETTE_PNG
 from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
@@ -25,6 +26,7 @@ WRITERS: dict[str, Writer] = {
     "colour-tables": Writer(colour_table_paths, colour_tables),
     "palette-png": PALETTE_PNG,
     "rtstruct": RTSTRUCT,
+    **mesh_writers(),
 }
 
 
