@@ -10,8 +10,9 @@ from medseg.core.errors import GeometryError
 from medseg.io.source import shown
 
 Numbers = npt.NDArray[np.float64]
-UNIFORM_MM = 0.01  # positions are often written with two decimals
-UNIFORM_SHARE = 0.01  # of the spacing between slices
+UNIFORM_MM = 0.1  # positions are often written with one decimal: 0.05 mm off at an end, and 0.05 mm between
+UNIFORM_SHARE = 0.01  # of the spacing between slices: where that is more
+_THIN_SHARE = 0.2  # of the spacing of very thin slices: never near the half that a missing one would make
 MOST_PLANES = 5  # for each real slice: beyond, most of the volume would be made up
 
 
@@ -22,13 +23,13 @@ def usual_gap(heights: Numbers) -> float:
 
 
 def is_even(heights: Numbers) -> bool:
-    """True where ``heights`` (n,) are evenly spaced within max(0.01 mm, 1 % of the spacing)."""
+    """True where ``heights`` (n,) are evenly spaced within 0.1 mm (1 % of the spacing, if more; 20 %, if less)."""
     even = np.linspace(heights[0], heights[-1], len(heights))
     return bool(np.abs(heights - even).max() <= _tolerance(usual_gap(heights)))
 
 
 def _tolerance(gap: float) -> float:
-    return max(UNIFORM_MM, UNIFORM_SHARE * gap)
+    return max(min(UNIFORM_MM, _THIN_SHARE * gap), UNIFORM_SHARE * gap)
 
 
 def even_levels(heights: Numbers, place: Path) -> tuple[Numbers, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry
-from medseg.io.dicom_fill import UNIFORM_SHARE, even_levels, is_even, usual_gap
+from medseg.io.dicom_fill import UNIFORM_MM, UNIFORM_SHARE, even_levels, is_even, usual_gap
 from medseg.io.dicom_frames import Frame, Numbers
 from medseg.io.dicom_header import text
 from medseg.io.grid import MOST_SHEAR_DEGREES, shear_note
@@ -177,7 +177,7 @@ def _way(positions: Numbers, heights: Numbers, normal: Numbers, place: Path) -> 
         )
     on_line = positions[0] + ((heights - heights[0]) / height)[:, None] * run
     drift = float(np.linalg.norm(positions - on_line, axis=1).max())
-    if drift > max(ASIDE_MM, UNIFORM_SHARE * usual_gap(heights)):
+    if drift > max(UNIFORM_MM, UNIFORM_SHARE * usual_gap(heights)):
         raise GeometryError(
             f"{shown(place)}: slice positions do not lie on one line (up to {drift:.3g} mm beside it), so they fill no "
             "uniform grid"
