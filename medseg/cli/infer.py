@@ -17,7 +17,9 @@ def infer(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="A file if it ends in .nii or .nii.gz, else a folder. Default: beside the scan."
+            "--output",
+            "-o",
+            help="A file if it ends in .nii or .nii.gz (of a picture: .png), else a folder. Default: beside the scan.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from medseg.core.errors import ConfigError, DataError
 
+PICTURE_SUFFIXES = ".png", ".tif", ".tiff", ".jpg", ".jpeg"
 IMAGE_SUFFIXES = (
     *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip", ".dcm"),
-    *(".png", ".tif", ".tiff", ".jpg", ".jpeg"),
+    *PICTURE_SUFFIXES,
 )
 
 
@@ -30,6 +31,11 @@ def strip_image_suffix(name: str) -> str:
     """``name`` without its image suffix; letter case is ignored."""
     lower = name.lower()
     return next((name[: -len(s)] for s in IMAGE_SUFFIXES if lower.endswith(s) and len(name) > len(s)), name)
+
+
+def is_picture(path: Path) -> bool:
+    """True for a file that is a 2D picture by its name."""
+    return path.name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def has_image_suffix(name: str) -> bool:

@@ -9,6 +9,7 @@ from medseg.core.labels import Labels
 from medseg.io.colour_tables import colour_table_paths, colour_tables
 from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
 from medseg.io.mesh import mesh_writers
+from medseg.io.nifti import label_map_bytes
 from medseg.io.palette_png import PALETTE_PNG
 from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
@@ -16,7 +17,7 @@ from medseg.io.segmentation import Segmentation, Writer
 from medseg.io.separate import mask_paths, masks
 from medseg.io.stats import statistics, statistics_paths
 
-__all__ = ["WRITERS", "Segmentation", "Writer", "check_free", "writers_of"]
+__all__ = ["WRITERS", "Segmentation", "Writer", "check_free", "label_map_file", "writers_of"]
 
 WRITERS: dict[str, Writer] = {
     "dicom-seg": Writer(dicom_seg_paths, dicom_seg, check=check_dicom, remarks=dicom_seg_remarks),
@@ -28,6 +29,14 @@ WRITERS: dict[str, Writer] = {
     "rtstruct": RTSTRUCT,
     **mesh_writers(),
 }
+
+
+def label_map_file(target: Path, segmentation: Segmentation) -> bytes:
+    """The content of the label map itself: a palette PNG where ``target`` says so, else NIfTI."""
+    if target.name.lower().endswith(".png"):
+        (content,) = PALETTE_PNG.contents(segmentation).values()
+        return content
+    return label_map_bytes(target, segmentation.label_map)
 
 
 def writers_of(names: Sequence[str]) -> dict[str, Writer]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.core.case import case_id, has_image_suffix
+from medseg.core.case import case_id, has_image_suffix, is_picture
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import check_writable, is_there
 
@@ -13,8 +13,9 @@ Channels = Sequence[Path]
 
 
 def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -> list[Path]:
-    """The label map's path for each case: ``output`` if it names a NIfTI file, else ``<case>_seg.nii.gz`` in it.
+    """The label map's path for each case: ``output`` if it names a file, else ``<case>_seg.nii.gz`` in it.
 
+    That of a 2D picture is ``<case>_seg.png``, and may be NIfTI too; that of anything else is NIfTI.
     Without ``output`` the folder is that of the case's first file. Raises before any work what would go wrong after it:
     ConfigError where two cases go to one place or the suffix is another's, OutputError where something exists (unless
     ``force``), would replace a scan, or cannot be written.
@@ -22,12 +23,17 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
     if output is not None and has_image_suffix(output.name):
         if len(cases) > 1:
             raise ConfigError(f"--output {output} is one file, but {len(cases)} scans are given; give a folder")
-        if not output.name.lower().endswith((".nii", ".nii.gz")):
-            raise ConfigError(f"--output {output}: label maps are written as .nii.gz or .nii")
+        if not output.name.lower().endswith((".nii", ".nii.gz", ".png" if is_picture(cases[0][0]) else ".nii")):
+            raise ConfigError(
+                f"--output {output}: label maps are written as .nii.gz or .nii, those of 2D pictures as .png too"
+            )
         targets = [output]
     else:
         firsts = [_named(channels[0]) for channels in cases]
-        targets = [(output or first.parent) / f"{case_id(first)}_seg.nii.gz" for first in firsts]
+        targets = [
+            (output or first.parent) / f"{case_id(first)}_seg.{'png' if is_picture(first) else 'nii.gz'}"
+            for first in firsts
+        ]
     taken: dict[str, Path] = {}
     sources = {os.path.realpath(path) for channels in cases for path in channels}
     for channels, target in zip(cases, targets, strict=True):
@@ -59,9 +65,9 @@ def manifest_path(label_map: Path) -> Path:
 
 
 def place_of(label_map: Path) -> Path:
-    """``label_map`` without its NIfTI suffix: what the names of everything beside it start with."""
+    """``label_map`` without its suffix: what the names of everything beside it start with."""
     name = label_map.name
-    suffix = next((s for s in (".nii.gz", ".nii") if name.lower().endswith(s)), "")
+    suffix = next((s for s in (".nii.gz", ".nii", ".png") if name.lower().endswith(s)), "")
     return label_map.with_name(name[: len(name) - len(suffix)])
 
 

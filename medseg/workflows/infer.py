@@ -20,8 +20,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
-from medseg.io.nifti import label_map_bytes
-from medseg.io.outputs import Segmentation, Writer, check_free, writers_of
+from medseg.io.outputs import Segmentation, Writer, check_free, label_map_file, writers_of
 from medseg.io.reading import open_scan
 from medseg.io.scan import DEFAULTS, MAX_VOXELS, ReadOptions, Scan
 from medseg.io.source import shown
@@ -74,12 +73,12 @@ def infer(
     progress: Progress = silent,
     say: Say = lambda line: None,
 ) -> InferResult:
-    """Segment one scan and write ``<case>_seg.nii.gz`` and ``<case>_seg.json``.
+    """Segment one scan and write ``<case>_seg.nii.gz`` (``.png`` of a 2D picture) and ``<case>_seg.json``.
 
     ``scan``: a file, a DICOM folder, or a list of them: the channels of one case. ``model``: a model folder; default the
-    newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz``, else a folder; default beside the
-    scan. ``also``: names of ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the label map. ``series``,
-    ``on_gap``, ``max_voxels``: see ``io.scan.ReadOptions``.
+    newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz`` (of a picture: ``.png``), else a
+    folder; default beside the scan. ``also``: names of ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the
+    label map. ``series``, ``on_gap``, ``max_voxels``: see ``io.scan.ReadOptions``.
 
     Raises DataError for the scan, ModelError for the model, OutputError where the output exists (unless ``force``) or is
     read-only, ResourceError for device, memory or disk.
@@ -168,8 +167,8 @@ class _Job:
             found = self._segmented(channels[0], scan.volume, progress)
             clock = time.perf_counter()
             label_map = replace(found.label_map, labels=self.labels)
-            content = label_map_bytes(target, label_map)
             result = Segmentation(label_map, self.labels, scan, place_of(target), self.model.card.name)
+            content = label_map_file(target, result)
             others = {name: dict(writer.contents(result)) for name, writer in self.writers.items()}
             seconds = {"read": reading} | found.seconds | {"write": time.perf_counter() - clock}
             volumes = label_map.volumes_ml()

@@ -1,5 +1,6 @@
 """2D pictures through the workflows: refused by a 3D model, segmented by a 2D one, scored like any label map."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.core.errors import DataError
+from medseg.core.errors import DataError, OutputError
+from medseg.core.files import sha256_of
 from medseg.io.reading import read_label_map
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.infer import infer
@@ -46,7 +48,8 @@ def test_a_2d_model_segments_a_picture_on_its_own_grid(tmp_path):
         mirror_axes=[0, 1],
     )
     picture(tmp_path / "cells.png")
-    result = infer(tmp_path / "cells.png", model=tiny_model(tmp_path / "model", plan=plan), also=["palette-png"])
+    model = tiny_model(tmp_path / "model", plan=plan)
+    result = infer(tmp_path / "cells.png", model=model, output=tmp_path / "cells_seg.nii.gz", also=["palette-png"])
     written = nib.load(result.path)
     assert (written.shape, nib.aff2axcodes(written.affine)) == ((30, 24, 1), ("L", "P", "S"))
     with Image.open(tmp_path / "cells_seg.png") as image:
@@ -55,6 +58,33 @@ def test_a_2d_model_segments_a_picture_on_its_own_grid(tmp_path):
     from_png = read_label_map(tmp_path / "cells_seg.png")
     np.testing.assert_array_equal(from_png.data, result.label_map.data)
     assert from_png.geometry == result.label_map.geometry
+
+
+@pytest.mark.parametrize("output", [None, "x.PNG"])
+def test_the_label_map_of_a_picture_is_a_palette_png_with_its_manifest(tmp_path, output):
+    plan = tiny_plan(
+        dimensions=2,
+        slice_axis=2,
+        spacing_mm=[1, 1, 1],
+        patch_size=[8, 8, 1],
+        architecture={"name": "unet", "options": FLAT_NETWORK},
+        mirror_axes=[0, 1],
+    )
+    picture(tmp_path / "cells.tif")
+    model = tiny_model(tmp_path / "model", plan=plan)
+    result = infer(tmp_path / "cells.tif", model=model, output=output and tmp_path / output, also=["stats"])
+    assert result.path == tmp_path / (output or "cells_seg.png")
+    with Image.open(result.path) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image), result.label_map.data[:, :, 0].T)
+        colours = np.array(image.getpalette()).reshape(-1, 3)
+    assert colours[1].tolist() == [0xD5, 0x5E, 0x00]
+    stem = result.path.name[: -len(".png")]
+    manifest = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert manifest["label_map"]["sha256"] == sha256_of(result.path)
+    assert (tmp_path / f"{stem}_stats.json").is_file()
+    with pytest.raises(OutputError, match="exists already"):
+        infer(tmp_path / "cells.tif", model=model, output=output and tmp_path / output)
 
 
 def test_a_picture_of_a_whole_volume_is_refused_before_the_work(tmp_path):
