@@ -226,20 +226,28 @@ def _described(number: int, structure: Structure, segmentation: Segmentation, ve
     from pydicom.sr.codedict import codes
 
     concept = concept_of(structure)
+    model = segmentation.algorithm.replace("\\", "/")[:_LONGEST] or "medseg"
     made: Dataset = SegmentDescription(
         segment_number=number,
-        segment_label=structure.name[:_LONGEST],
+        segment_label=segment_label(structure),
         segmented_property_category=_coded(concept.category),
         segmented_property_type=_coded(concept.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
-            name=segmentation.algorithm[:_LONGEST] or "medseg", family=codes.DCM.ArtificialIntelligence, version=version
+            name=model,
+            family=codes.DCM.ArtificialIntelligence,
+            version=version,
         ),
         anatomic_regions=[_coded(concept.site)] if concept.site else None,
         display_color=CIELabColor.from_rgb(*rgb(structure.colour)),
     )
     _add_side(made, concept)
     return made
+
+
+def segment_label(structure: Structure) -> str:
+    """The name as a Long String holds it: at most 64 characters, none of them a backslash, which would part two values."""
+    return structure.name.replace("\\", "/")[:_LONGEST].strip()
 
 
 def _add_side(description: "Dataset", concept: Concept) -> None:
@@ -252,4 +260,4 @@ def _add_side(description: "Dataset", concept: Concept) -> None:
 def _coded(code: Code) -> Any:
     from highdicom.sr import CodedConcept
 
-    return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
+    return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning.replace("\\", "/"))

@@ -29,7 +29,7 @@ def check_equal(content: bytes, label_map: LabelMap, present: Sequence[Structure
     """
     found = dcmread(BytesIO(content))
     labels = [str(item.SegmentLabel) for item in found.SegmentSequence]
-    if labels != [s.name[:64] for s in present]:
+    if labels != [s.name.replace("\\", "/")[:64].strip() for s in present]:
         raise DataError("the segments did not read back with the structures' names")
     rebuilt = np.zeros(label_map.data.T.shape, np.uint16)
     sums = np.zeros((len(present), 4))

@@ -121,8 +121,7 @@ def _patient_and_study(path: Path) -> Dataset:
             raise DataError(f"{shown(path)}: could not be read again ({error.strerror or error})") from error
         values = {keyword: _plain(found, keyword) for keyword in PATIENT_AND_STUDY}
     made = Dataset()
-    if not all(value.isascii() for value in values.values()):
-        made.SpecificCharacterSet = "ISO_IR 192"  # decoded above, whatever the source's was, and written as UTF-8
+    made.SpecificCharacterSet = "ISO_IR 192"  # decoded above, whatever the source's was, and written as UTF-8
     for keyword, pattern in PATIENT_AND_STUDY.items():
         setattr(made, keyword, values[keyword] if re.fullmatch(pattern, values[keyword]) else "")
     made.LossyImageCompression = "01" if _plain(found, _LOSSY) == "01" else "00"  # once lossy, all that follows is

@@ -244,6 +244,19 @@ def test_a_name_in_other_letters_is_kept(tmp_path):
     assert str(pydicom.dcmread(BytesIO(content)).PatientName) == "Müller^Łukasz"
 
 
+def test_names_in_other_letters_and_longer_than_dicom_allows_are_kept_as_far_as_it_goes(tmp_path):
+    names = ["Läsion 肝臓", "a\\b", "n" * 70]
+    labels = Labels.from_mapping({"background": 0, names[0]: 2, names[1]: 3, names[2]: 7})
+    make.good(tmp_path / "in")
+    with open_scan([tmp_path / "in"]) as scan:
+        grid = scan.volume.geometry
+        (content,) = dicom_seg(
+            Segmentation(LabelMap(drawn(grid.shape), grid), labels, scan, tmp_path / "x", "model\\1")
+        ).values()
+    segments = pydicom.dcmread(BytesIO(content)).SegmentSequence
+    assert [s.SegmentLabel for s in segments] == ["Läsion 肝臓", "a/b", "n" * 64]
+
+
 def _moved(seg):
     for group in seg.PerFrameFunctionalGroupsSequence:
         x, y, z = group.PlanePositionSequence[0].ImagePositionPatient
