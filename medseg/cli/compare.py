@@ -34,6 +34,10 @@ def compare(
         str | None,
         typer.Option(help="Non-inferiority margin: 0.02 for ratios, or dice=0.02,hd95=1.", metavar="MARGIN"),
     ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="For nsd: 2 (the default), or liver=3, repeatable; in mm.", metavar="[NAME=]MM"),
+    ] = None,
     group: Annotated[
         str | None, typer.Option(help="Regular expression that names the patient in a case id.", metavar="REGEX")
     ] = None,
@@ -53,6 +57,7 @@ def compare(
     paragraph go to --output.
     """
     from medseg.cli.console import note_line, progress_bars
+    from medseg.cli.evaluate import names, tolerances
     from medseg.core.errors import CasesError
     from medseg.workflows.compare import compare as compared
 
@@ -63,8 +68,9 @@ def compare(
             reference=reference,
             labels=labels,
             output=output,
-            metrics=_names(metric),
+            metrics=names(metric),
             margin=margins,
+            tolerance_mm=tolerances(tolerance or []),
             group=group,
             all_pairs=all_pairs,
             skip_bad=skip_bad,
@@ -82,10 +88,6 @@ def compare(
             f"{name}: {case} ({why})" for name, bad in result.skipped.items() for case, why in bad.items()
         )
         raise CasesError(f"case(s) skipped, the rest compared: {problems}")
-
-
-def _names(metric: str | None) -> list[str] | None:
-    return [name.strip() for name in metric.split(",") if name.strip()] if metric else None
 
 
 def _margin(text: str | None) -> float | dict[str, float] | None:

@@ -70,10 +70,10 @@ def evaluate(
             references,
             labels=labels,
             output=output,
-            metrics=_names(metrics),
-            tolerance_mm=_tolerances(tolerance or []),
+            metrics=names(metrics),
+            tolerance_mm=tolerances(tolerance or []),
             missed=missed,
-            lesions=_names(lesions) or (),
+            lesions=names(lesions) or (),
             lesion_iou=lesion_iou,
             resample=resample,
             skip_bad=skip_bad,
@@ -95,11 +95,11 @@ def evaluate(
         raise CasesError(f"{len(report.skipped)} case(s) skipped, {len(report.cases)} scored: {problems}")
 
 
-def _names(text: str | None) -> list[str] | None:
+def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _tolerances(options: list[str]) -> dict[str, float]:
+def tolerances(options: list[str]) -> dict[str, float]:
     """``2`` or ``liver=3`` as millimetres by structure, "" for all others. Raises ConfigError for what is no number."""
     from medseg.core.errors import ConfigError
 

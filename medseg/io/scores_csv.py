@@ -14,6 +14,7 @@ from medseg.io.source import shown
 SCORES = "scores.csv"
 _COLUMNS = ("case", "structure", "metric", "value", "unit")
 _ADVICE = f"give a folder that `medseg evaluate --output` wrote, with its {SCORES}"
+RULES = ("tolerance_mm", "missed")
 _AMOUNTS = ("volume_ml", "reference_volume_ml")
 
 
@@ -40,19 +41,22 @@ def read_scores(folder: Path) -> list[Score]:
     ]
 
 
-def reference_hashes(folder: Path) -> dict[str, str]:
-    """By case the sha256 of the reference it was scored against, from ``summary.json``; empty where there is none.
+def read_summary(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """What ``summary.json`` says of the scores beside it: by case the sha256 of the reference, and how scores were made.
 
-    Raises DataError where the file is there and is not what evaluate writes.
+    The latter holds ``tolerance_mm`` (by structure) and ``missed``, where they are there. Both are empty without the
+    file. Raises DataError where it is there and is not what evaluate writes.
     """
     path = folder / "summary.json"
     if not path.exists():
-        return {}
+        return {}, {}
     try:
-        cases: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {str(case["id"]): str(case["reference_sha256"]) for case in cases}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        hashes = {str(case["id"]): str(case["reference_sha256"]) for case in content["cases"]}
+        settings = dict(content.get("settings", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{shown(path)}: is not a summary of medseg evaluate ({error!r}); {_ADVICE}") from None
+    return hashes, {name: settings[name] for name in RULES if name in settings}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -19,7 +19,10 @@ NOTES = (
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every endpoint of every pair of models: ``rows``; ``patients`` of all cases; what was ``skipped``, by model and case."""
+    """Every endpoint of every pair of models: ``rows``; ``patients`` of all cases.
+
+    ``judged``: tolerance and rule for missed structures, where known; ``skipped``: why, by model and case.
+    """
 
     models: tuple[ModelScores, ...]
     endpoints: tuple[Endpoint, ...]
@@ -27,6 +30,7 @@ class Comparison:
     patients: Mapping[str, str]
     group: str | None
     seed: int
+    judged: Mapping[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def table(self) -> list[list[str]]:
@@ -42,6 +46,7 @@ class Comparison:
             patients=self.patients,
             group=self.group,
             seed=self.seed,
+            judged=self.judged,
             skipped=self.skipped,
         )
 

@@ -1,9 +1,10 @@
 """The paragraph for a paper's methods section: what was compared and how, with the figures of this very comparison."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medseg.core.provenance import versions
-from medseg.metrics import EMPTY_MASK_POLICY
+from medseg.metrics import empty_mask_policy
 from medseg.statistics.bootstrap import RESAMPLES
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
 from medseg.statistics.paired import EXACT_UP_TO, PERMUTATIONS
@@ -26,6 +27,7 @@ def methods_text(
     patients: Mapping[str, str],
     group: str | None,
     seed: int,
+    judged: Mapping[str, Any],
     skipped: Mapping[str, Mapping[str, str]],
 ) -> str:
     """Markdown: cases, differences, intervals, tests, margin, what lies outside the differences, versions, sources."""
@@ -34,6 +36,7 @@ def methods_text(
         f"{people} patients (by the expression `{group}` on the case id)" if group else "each case taken as one patient"
     )
     names = ", ".join(m.name for m in models)
+    policy = empty_mask_policy(judged.get("missed", "diagonal"))
     parts = [
         "# Statistical methods\n",
         f"{len(models)} models ({names}) were compared on {len(patients)} cases, {units}. Endpoints: {_listed(endpoints)}. "
@@ -46,13 +49,23 @@ def methods_text(
         f"{_family(rows)} Effect sizes: matched-pairs rank-biserial correlation r and d_z [6], positive where the second "
         "model is better.\n",
         _margin_text(rows),
-        f"Empty masks: {EMPTY_MASK_POLICY}. A case that only one model defines is in no difference; it counts as a loss of the "
+        f"{_tolerances(endpoints, judged)}Empty masks: {policy}. "
+        "A case that only one model defines is in no difference; it counts as a loss of the "
         "model that missed the structure, claimed one where there is none, or gave no prediction, and bars a claim of "
         f"non-inferiority for that model. {_outside(rows)}{_skipped(skipped)}\n",
         f"Software: {_software()}.\n",
         SOURCES,
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _tolerances(endpoints: Sequence[Endpoint], judged: Mapping[str, Any]) -> str:
+    if not any(e.metric.startswith("nsd") for e in endpoints):
+        return ""
+    by_structure = judged.get("tolerance_mm")
+    if not by_structure:
+        return "The tolerance of nsd is not recorded in these scores. "
+    return f"Tolerance of nsd: {', '.join(f'{name} {mm:g} mm' for name, mm in by_structure.items())}. "
 
 
 def _listed(endpoints: Sequence[Endpoint]) -> str:

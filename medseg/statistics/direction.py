@@ -3,9 +3,9 @@
 from typing import Literal
 
 Better = Literal["higher", "lower", "nearer to 0"]
-_NEARER_TO_0 = ("volume_difference_ml", "relative_volume_difference", "false_positive_ml", "false_negative_ml")
-_LOWER = ("brier", "ece", "false_positives")
-_NEITHER = ("volume_ml", "reference_volume_ml", "lesions", "reference_lesions", "predicted_lesions")
+_NEARER_TO_0 = ("volume_difference_ml", "relative_volume_difference")
+_LOWER = ("brier", "ece", "lesion_false_positives")
+_NEITHER = ("volume_ml", "reference_volume_ml")
 
 
 def better(metric: str, unit: str) -> Better | None:

@@ -1,8 +1,10 @@
 """Compare models on the same cases: score each (or read its scores) -> same cases, same references? -> paired statistics."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from medseg.core.case import check_group, patient_of
 from medseg.core.errors import ConfigError, DataError
@@ -11,8 +13,9 @@ from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
 from medseg.io.matching import holds_label_maps
-from medseg.io.scores_csv import SCORES, read_scores, reference_hashes
+from medseg.io.scores_csv import RULES, SCORES, read_scores, read_summary
 from medseg.io.source import shown
+from medseg.metrics.rules import DEFAULT_TOLERANCE_MM
 from medseg.report.comparison import Comparison
 from medseg.statistics.comparison import Endpoint, ModelScores, compare_models
 from medseg.statistics.direction import better
@@ -29,6 +32,7 @@ def compare(
     output: Path | str | None = None,
     metrics: Sequence[str] | None = None,
     margin: float | Mapping[str, float] | None = None,
+    tolerance_mm: float | Mapping[str, float] = DEFAULT_TOLERANCE_MM,
     group: str | None = None,
     all_pairs: bool = False,
     skip_bad: bool = False,
@@ -40,7 +44,8 @@ def compare(
     A model is a folder of its label maps, scored against ``reference`` as ``evaluate`` does, or a folder with the
     ``scores.csv`` of an earlier evaluation. ``metrics``: without them those of dice, hd95 and nsd that are there.
     ``margin``: how much worse a model may be and still count as not inferior, for every ratio, or by metric in its
-    unit. ``group`` names the patient in a case id. ``output`` is a folder for the tables, figures and methods text.
+    unit. ``tolerance_mm`` is that of nsd, as for ``evaluate``. ``group`` names the patient in a case id. ``output`` is a
+    folder for the tables, figures and methods text.
 
     Raises DataError where a model lacks a case that another has, or cases were scored against different references;
     with ``skip_bad`` a lacking case counts against that model instead. Raises ConfigError for fewer than two models,
@@ -52,15 +57,20 @@ def compare(
     check_group(group)
     if output is not None:
         check_writable(Path(output))
-    scored: list[ModelScores] = []
-    units: dict[str, str] = {}
-    skipped: dict[str, Mapping[str, str]] = {}
-    for name, path in zip(_names(paths), paths, strict=True):
-        found, hashes, bad = _scores(path, reference, labels, skip_bad=skip_bad, progress=progress)
-        units |= {s.metric: s.unit for s in found}
-        scored.append(_model(name, found, hashes, metrics or DEFAULT_METRICS))
-        skipped[name] = bad
+    asked = metrics or DEFAULT_METRICS
+    sources: list[_Source] = []
+    for path in paths:
+        if _is_scored(path, reference):
+            sources.append(_earlier(path))
+        else:
+            given = {"labels": labels, "metrics": asked, "tolerance_mm": tolerance_mm, "skip_bad": skip_bad}
+            sources.append(_scored_now(path, reference, given, progress))
+    names = _names(paths)
+    units = {s.metric: s.unit for source in sources for s in source.scores}
+    skipped = {name: source.skipped for name, source in zip(names, sources, strict=True)}
+    scored = [_model(name, source, asked) for name, source in zip(names, sources, strict=True)]
     _check_references(scored)
+    judged = _same_rules({name: source.rules for name, source in zip(names, sources, strict=True)})
     if any(_is_scored(path, reference) for path in paths):
         _check_structures(scored)
     cases = sorted(set().union(*(m.cases for m in scored)))
@@ -71,7 +81,7 @@ def compare(
     pairs = list(combinations(range(len(scored)), 2)) if all_pairs else [(0, n) for n in range(1, len(scored))]
     patients = {case: patient_of(case, group) for case in cases}
     rows = compare_models(scored, endpoints, pairs=pairs, patients=patients, margins=margins, seed=seed)
-    result = Comparison(tuple(scored), tuple(endpoints), tuple(rows), patients, group, seed, skipped)
+    result = Comparison(tuple(scored), tuple(endpoints), tuple(rows), patients, group, seed, judged, skipped)
     if output is not None:
         result.save(Path(output))
     return result
@@ -90,23 +100,29 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [shown(p) for p in resolved]
 
 
-def _scores(
-    path: Path,
-    reference: Path | str | None,
-    labels: Path | str | Labels | Mapping[str, int] | None,
-    *,
-    skip_bad: bool,
-    progress: Progress,
-) -> tuple[Iterable[Score], dict[str, str], Mapping[str, str]]:
-    """Scores, reference hashes by case, and what was skipped why."""
-    if _is_scored(path, reference):
-        return read_scores(path), reference_hashes(path), {}
+@dataclass(frozen=True)
+class _Source:
+    """What is known of one model: its scores, reference hashes by case, how the scores were made, and what was skipped why."""
+
+    scores: Sequence[Score]
+    references: Mapping[str, str]
+    rules: Mapping[str, Any]
+    skipped: Mapping[str, str]
+
+
+def _earlier(path: Path) -> _Source:
+    return _Source(read_scores(path), *read_summary(path), {})
+
+
+def _scored_now(path: Path, reference: Path | str | None, given: dict[str, Any], progress: Progress) -> _Source:
     if reference is None:
         raise DataError(
             f"{shown(path)}: has no {SCORES}; give --reference to score its label maps, or the folder of an evaluation"
         )
-    report = evaluate(path, reference, labels=labels, skip_bad=skip_bad, progress=progress)
-    return report.scores, {c.id: c.reference_sha256 for c in report.cases}, dict(report.skipped)
+    report = evaluate(path, reference, progress=progress, **given)
+    hashes = {case.id: case.reference_sha256 for case in report.cases}
+    rules = {rule: value for rule, value in report.settings.to_dict().items() if rule in RULES}
+    return _Source(report.scores, hashes, rules, dict(report.skipped))
 
 
 def _is_scored(path: Path, reference: Path | str | None) -> bool:
@@ -125,17 +141,17 @@ def _check_structures(models: Sequence[ModelScores]) -> None:
             )
 
 
-def _model(name: str, scores: Iterable[Score], hashes: Mapping[str, str], metrics: Sequence[str]) -> ModelScores:
-    """What of ``scores`` is compared; the states of all."""
+def _model(name: str, source: _Source, metrics: Sequence[str]) -> ModelScores:
+    """What of the scores is compared; the states of all."""
     values: dict[tuple[str, str], dict[str, float]] = {}
     states: dict[tuple[str, str], str] = {}
     cases: set[str] = set()
-    for s in scores:
+    for s in source.scores:
         cases.add(s.case)
         states[s.structure, s.case] = s.state
         if s.metric in metrics:
             values.setdefault((s.metric, s.structure), {})[s.case] = s.value
-    return ModelScores(name, frozenset(cases), values, states, hashes)
+    return ModelScores(name, frozenset(cases), values, states, source.references)
 
 
 def _check_references(models: Sequence[ModelScores]) -> None:
@@ -148,6 +164,19 @@ def _check_references(models: Sequence[ModelScores]) -> None:
                     f"{model.name}: case {case} was scored against another reference than in {other} (their sha256 "
                     "differ); score both against the same references"
                 )
+
+
+def _same_rules(made: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """How the scores of every model were made, where known. Raises DataError where two were made differently."""
+    known = {name: rules for name, rules in made.items() if rules}
+    first = next(iter(known), "")
+    for name, rules in known.items():
+        if rules != known[first]:
+            raise DataError(
+                f"{name}: its scores were made with other settings than those of {first} ({dict(rules)}, {dict(known[first])}); "
+                "score both with the same --tolerance and --missed"
+            )
+    return known.get(first, {})
 
 
 def _check_cases(models: Sequence[ModelScores], cases: Sequence[str]) -> None:

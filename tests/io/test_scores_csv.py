@@ -4,7 +4,7 @@ import math
 import pytest
 
 from medseg.core.errors import DataError
-from medseg.io.scores_csv import read_scores, reference_hashes
+from medseg.io.scores_csv import read_scores, read_summary
 
 HEAD = "case,structure,metric,value,unit\n"
 
@@ -66,10 +66,12 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
         read_scores(tmp_path)
 
 
-def test_hashes_of_the_references_come_from_the_summary(tmp_path):
-    assert reference_hashes(tmp_path) == {}
-    (tmp_path / "summary.json").write_text(json.dumps({"cases": [{"id": "a", "reference_sha256": "00"}]}))
-    assert reference_hashes(tmp_path) == {"a": "00"}
+def test_hashes_of_the_references_and_settings_come_from_the_summary(tmp_path):
+    assert read_summary(tmp_path) == ({}, {})
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"cases": [{"id": "a", "reference_sha256": "00"}], "settings": {"missed": "diagonal"}})
+    )
+    assert read_summary(tmp_path) == ({"a": "00"}, {"missed": "diagonal"})
     (tmp_path / "summary.json").write_text('{"cases": 3}')
     with pytest.raises(DataError, match=r"summary\.json: is not a summary"):
-        reference_hashes(tmp_path)
+        read_summary(tmp_path)

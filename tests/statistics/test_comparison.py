@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medseg.metrics import CASE_METRICS, LESION_METRICS, METRICS
 from medseg.statistics.comparison import Endpoint, ModelScores, compare_models
 from medseg.statistics.direction import badness, better
 
@@ -139,13 +140,16 @@ def test_p_is_adjusted_over_every_row_of_each_test():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("metric", "unit", "way"),
-    [("nsd", "ratio", "higher"), ("assd", "mm", "lower"), ("relative_volume_difference", "ratio", "nearer to 0"),
-     ("volume_ml", "mL", None), ("ece", "ratio", "lower")],
-)  # fmt: skip
-def test_the_better_way_of_a_metric(metric, unit, way):
-    assert better(metric, unit) == way
+def test_the_better_way_of_every_metric_is_known():
+    ways = {name: better(name, m.unit) for name, m in (METRICS | LESION_METRICS | CASE_METRICS).items()}
+    nearer = {"volume_difference_ml", "relative_volume_difference"}
+    lower = {name for name, m in METRICS.items() if m.unit == "mm"}
+    lower |= {name for name in LESION_METRICS if name.startswith("lesion_false_positives")}
+    neither = {"volume_ml", "reference_volume_ml"} | {name for name in LESION_METRICS if name.startswith("reference_")}
+    for way, expected in (("nearer to 0", nearer), ("lower", lower), (None, neither)):
+        assert {name for name, found in ways.items() if found == way} == expected
+    assert {name for name, found in ways.items() if found == "higher"} == set(ways) - nearer - lower - neither
+    assert better("ece", "ratio") == "lower"
 
 
 def test_badness_rises_as_a_figure_gets_worse():

@@ -134,7 +134,7 @@ def test_scores_that_lack_a_case_or_have_other_references_or_structures_are_refu
     ("given", "message"),
     [
         ({"metrics": ["volume_ml"]}, "volume_ml is an amount"),
-        ({"metrics": ["sharpness"]}, "sharpness is not among the scores"),
+        ({"metrics": ["sharpness"]}, "no metric is called 'sharpness'"),
         ({"margin": -0.1}, "above 0"),
         ({"margin": {"iou": 0.1}}, "iou is not compared"),
         ({"group": "("}, "regular expression"),
@@ -144,6 +144,15 @@ def test_what_was_asked_wrongly_is_refused(models, given, message):
     a, b, reference = models
     with pytest.raises(ConfigError, match=message):
         compare([a, b], reference=reference, labels=LABELS, **given)
+
+
+def test_scores_made_with_another_tolerance_are_refused_and_the_tolerance_is_stated(models, tmp_path):
+    a, b, reference = models
+    evaluate(a, reference, labels=LABELS, output=tmp_path / "one", tolerance_mm=1.0)
+    with pytest.raises(DataError, match="other settings"):
+        compare([tmp_path / "one", b], reference=reference, labels=LABELS)
+    result = compare([tmp_path / "one", b], reference=reference, labels=LABELS, tolerance_mm=1.0, metrics=["nsd"])
+    assert "Tolerance of nsd: default 1 mm" in result.methods()
 
 
 def test_one_model_twice_one_alone_or_one_without_scores_is_refused(models, tmp_path):
