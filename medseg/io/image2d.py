@@ -20,7 +20,7 @@ from medseg.core.volume import LabelMap
 from medseg.io.child import decoded
 from medseg.io.colour_tables import rgb
 from medseg.io.image2d_decode import decode
-from medseg.io.image2d_header import SUFFIXES, PictureHeader, read_picture_header
+from medseg.io.image2d_header import SUFFIXES, PictureHeader, quiet, read_picture_header
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, shown
 from medseg.io.stored import Stored, in_one_of
 
@@ -79,7 +79,8 @@ def _pixels(path: Path, header: PictureHeader) -> Pixels:
     module = "medseg.io.image2d_decode"
     try:
         if header.kind == "PNG":
-            found = list(decode(order))
+            with quiet():
+                found = list(decode(order))
         else:
             found = list(decoded(module, order, seconds=seconds, memory_bytes=memory, most_bytes=header.pixel_bytes))
     except Exception as error:  # ChildError, and of a PNG whatever Pillow raises on corrupt bytes

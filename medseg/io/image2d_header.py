@@ -1,8 +1,12 @@
 """What a picture file claims to be, checked before its pixels are decoded: size, layout, one page, upright, whole."""
 
+import logging
 import struct
+import threading
+import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from medseg.core.errors import DataError
+from medseg.io.image2d_tiff import BITS, ORIENTATION, check_tiff, tiff_type
 from medseg.io.source import BOMB_RATIO, check_packed_size, foreign_content, open_regular, shown
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -24,19 +29,11 @@ _SAMPLES = {  # Pillow's layouts that hold what the file holds: samples a pixel,
     **{"1": (1, 1), "L": (1, 1), "P": (1, 1), "LA": (2, 1), "RGB": (3, 1), "RGBA": (4, 1)},
     **{"I;16": (1, 2), "I;16B": (1, 2), "I;16L": (1, 2), "I": (1, 4), "F": (1, 4)},
 }
-_GREY_TIFF = {
-    (1, 1): "|u1",
-    (8, 1): "|u1",
-    (16, 1): "<u2",
-    (16, 2): "<i2",
-    (32, 1): "<u4",
-    (32, 2): "<i4",
-    (32, 3): "<f4",
-}
-_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _EXTRA, _FORMAT = 258, 259, 262, 274, 338, 339  # TIFF 6.0 tags
 # PNG, 8.2: first column, first row, and steps of the seven passes of an interlaced picture.
 _PASSES = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 
+_one_at_a_time = threading.Lock()  # what catch_warnings changes belongs to all threads
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks on odd tags go to stderr
 Image.MAX_IMAGE_PIXELS = None  # the caller's own limit holds
 
 
@@ -91,14 +88,22 @@ def read_picture_header(path: Path, *, max_voxels: int, bomb_bytes: int) -> Pict
     return header
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """For the block, Pillow says nothing of odd tags: they concern no pixel, or the picture is refused here by name."""
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _header(content: bytes, kind: str, name: str) -> PictureHeader:
     """What Pillow's (pure Python) header parser finds, held to what it keeps exactly."""
     try:
-        with Image.open(BytesIO(content), formats=[kind]) as image:
+        with quiet(), Image.open(BytesIO(content), formats=[kind]) as image:
             pages = int(getattr(image, "n_frames", 1))
             mode, (columns, rows) = image.mode, image.size
             tags: Mapping[int, Any] = dict(getattr(image, "tag_v2", {}))
-            turned = tags.get(_ORIENTATION, 1) if tags else image.getexif().get(_ORIENTATION, 1)
+            turned = tags.get(ORIENTATION, 1) if tags else image.getexif().get(ORIENTATION, 1)
             palette = bytes(image.getpalette("RGB") or []) if mode == "P" else b""
     except Exception as error:  # Pillow raises nearly every kind on corrupt bytes
         unknown = isinstance(error, UnidentifiedImageError)
@@ -120,37 +125,16 @@ def _header(content: bytes, kind: str, name: str) -> PictureHeader:
             f"{name}: says by its EXIF orientation ({turned}) that it is stored turned or mirrored, which programs obey or "
             "not; save it upright, without that tag"
         )
+    samples = _SAMPLES[mode][0]
     if kind == "TIFF":
-        dtype = _tiff_type(tags, mode, name, big_endian=content.startswith(b"MM"))
+        dtype = tiff_type(content, tags, name, samples=samples, indexed=mode == "P")
+        bits = 1 if mode == "1" else 8 * np.dtype(dtype).itemsize * samples
+        check_tiff(content, tags, name, pixel_bytes=rows * -(-columns * bits // 8))
     else:
         dtype = {"I;16": "<u2"}.get(mode, "|u1")
     few = mode in ("1", "L") and _bit_depth(content, kind, tags) < 8
     notes = ("a picture of fewer than 8 bits: white is read as 255",) if few else ()
-    return PictureHeader(kind, mode, columns, rows, _SAMPLES[mode][0], dtype, palette, notes)
-
-
-def _tiff_type(tags: Mapping[int, Any], mode: str, name: str, *, big_endian: bool) -> str:
-    """The type of the samples on disk. Raises DataError where Pillow would change them on reading."""
-    bits, formats = tags.get(_BITS, (1,)), tags.get(_FORMAT, (1,))
-    bits, formats = ((v,) if isinstance(v, int) else tuple(v) for v in (bits, formats))
-    samples = _SAMPLES[mode][0]
-    if tags.get(_PHOTOMETRIC) == 0:
-        raise DataError(f"{name}: stores white as 0 (inverted grey); save it with black as 0")
-    if 1 in tags.get(_EXTRA, ()):
-        raise DataError(f"{name}: its colours are multiplied by its alpha channel; save it with plain alpha or without")
-    if samples == 1 and mode != "P":
-        found = _GREY_TIFF.get((bits[0], formats[0])) if len(bits) == 1 else None
-    else:
-        found = "|u1" if set(bits) == {8} and set(formats) == {1} and len(bits) == samples else None
-    if found is None:
-        raise DataError(
-            f"{name}: samples of {'/'.join(map(str, bits))} bits (format {formats[0]}) are not read exactly; save it as grey of "
-            "8, 16 or 32 bits, float of 32 bits, or colours of 8 bits"
-        )
-    if big_endian and found in ("<i2", "<i4", "<f4") and tags.get(_COMPRESSION, 1) != 1:
-        # libtiff has put the bytes in order, and Pillow 12 swaps them again.
-        raise DataError(f"{name}: this kind of big-endian TIFF is not read exactly; save it as little-endian")
-    return found
+    return PictureHeader(kind, mode, columns, rows, samples, dtype, palette, notes)
 
 
 def _check_png(content: bytes, name: str) -> None:
@@ -216,7 +200,7 @@ def _not_checked(content: bytes, name: str) -> None:
 
 
 def _bit_depth(content: bytes, kind: str, tags: Mapping[int, Any]) -> int:
-    return content[24] if kind == "PNG" else int(np.ravel(tags.get(_BITS, 8))[0])
+    return content[24] if kind == "PNG" else int(np.ravel(tags.get(BITS, 1))[0])
 
 
 _WHOLE: dict[str, Callable[[bytes, str], None]] = {"PNG": _check_png, "JPEG": _check_jpeg}

@@ -165,6 +165,17 @@ def tiff_of(pixels: np.ndarray, **options: Any) -> bytes:
     return content.getvalue()
 
 
+def without_tag(content: bytes, tag: int, other: int, value: int | None = None) -> bytes:
+    """A little-endian TIFF in which the entry ``tag`` is called ``other``, and has another value."""
+    raw, start = bytearray(content), int.from_bytes(content[4:8], "little")
+    entries = range(start + 2, start + 2 + 12 * int.from_bytes(raw[start : start + 2], "little"), 12)
+    at = next(entry for entry in entries if int.from_bytes(raw[entry : entry + 2], "little") == tag)
+    raw[at : at + 2] = other.to_bytes(2, "little")
+    if value is not None:
+        raw[at + 8 : at + 12] = value.to_bytes(4, "little")
+    return bytes(raw)
+
+
 def flipped_bit(content: bytes) -> bytes:
     at = len(content) // 2
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
@@ -192,6 +203,9 @@ REFUSED = {
     "white is 0": ("p.tif", lambda: tiff_of(noise(), photometric="miniswhite"), "inverted"),
     "double": ("p.tif", lambda: tiff_of(noise("f8")), "32 bits|cannot be read"),
     "signed byte": ("p.tif", lambda: tiff_of(noise("i1")), "8 bits .format 2. are not read exactly"),
+    "no photometric": ("p.tif", lambda: without_tag(encoded("TIFF"), 262, 263), "TIFF tag 262 is missing"),
+    "tag out of order": ("p.tif", lambda: without_tag(encoded("TIFF"), 262, 10), "not in order"),
+    "other length": ("p.tif", lambda: without_tag(encoded("TIFF"), 257, 257, 150), "bytes of pixels are announced"),
     "colour of 16 bits": ("p.tif", lambda: tiff_of(noise("u2", 3), photometric="rgb"), "not read|cannot be read"),
 }  # fmt: skip
 
