@@ -59,6 +59,7 @@ def infer(
     mesh_space: Annotated[
         Literal["ras", "lps"], typer.Option("--mesh-space", help="The axes in which the surfaces' mm count.")
     ] = "ras",
+    bids: Annotated[bool, typer.Option("--bids", help="Also a BIDS derivative, under derivatives/medseg.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -75,6 +76,7 @@ def infer(
         **{"stats": stats, "colour-tables": colour_tables},
         **{"palette-png": palette_png, "rtstruct": rtstruct},
         f"mesh-{mesh}{'-lps' if mesh_space == 'lps' else ''}": mesh is not None,
+        "bids": bids,
     }
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory

@@ -6,6 +6,7 @@ from pathlib import Path
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import is_there
 from medseg.core.labels import Labels
+from medseg.io.bids import BIDS
 from medseg.io.colour_tables import colour_table_paths, colour_tables
 from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
 from medseg.io.mesh import mesh_writers
@@ -17,7 +18,7 @@ from medseg.io.segmentation import Segmentation, Writer
 from medseg.io.separate import mask_paths, masks
 from medseg.io.stats import statistics, statistics_paths
 
-__all__ = ["WRITERS", "Segmentation", "Writer", "check_free", "label_map_file", "writers_of"]
+__all__ = ["WRITERS", "Segmentation", "Writer", "check_apart", "check_free", "label_map_file", "writers_of"]
 
 WRITERS: dict[str, Writer] = {
     "dicom-seg": Writer(dicom_seg_paths, dicom_seg, check=check_dicom, remarks=dicom_seg_remarks),
@@ -28,6 +29,7 @@ WRITERS: dict[str, Writer] = {
     "palette-png": PALETTE_PNG,
     "rtstruct": RTSTRUCT,
     **mesh_writers(),
+    "bids": BIDS,
 }
 
 
@@ -45,6 +47,18 @@ def writers_of(names: Sequence[str]) -> dict[str, Writer]:
         if name not in WRITERS:
             raise ConfigError(f"output {name!r} is unknown; choose from {', '.join(WRITERS)}")
     return {name: WRITERS[name] for name in names}
+
+
+def check_apart(writers: Mapping[str, Writer], places: Sequence[Path], labels: Labels) -> None:
+    """Raise ConfigError where two of ``places`` would make ``writers`` write the same file: one would replace the other."""
+    taken: dict[Path, Path] = {}
+    for place in places:
+        for path in (path for writer in writers.values() for path in writer.paths(place, labels)):
+            if path in taken:
+                raise ConfigError(
+                    f"{taken[path]} and {place} would both write {path}; run them with different --output, or rename one"
+                )
+            taken[path] = place
 
 
 def check_free(writers: Mapping[str, Writer], place: Path, labels: Labels, *, force: bool) -> None:

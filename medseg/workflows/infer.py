@@ -20,7 +20,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
-from medseg.io.outputs import Segmentation, Writer, check_free, label_map_file, writers_of
+from medseg.io.outputs import Segmentation, Writer, check_apart, check_free, label_map_file, writers_of
 from medseg.io.reading import open_scan
 from medseg.io.scan import DEFAULTS, MAX_VOXELS, ReadOptions, Scan
 from medseg.io.source import shown
@@ -111,6 +111,7 @@ def infer_cases(
     """
     targets = targets_of(cases, output, force=force)
     job = _Job.load(model, device, say, also, options)
+    check_apart(job.writers, [place_of(target) for target in targets], job.labels)
     for target in targets:
         check_free(job.writers, place_of(target), job.labels, force=force)
     for channels, target in zip(cases, targets, strict=True):
