@@ -11,12 +11,14 @@ from medseg.core.errors import ConfigError, DataError
 from medseg.core.labels import Labels
 from medseg.core.structures import detailed, details_from
 from medseg.core.yaml import parse_yaml
+from medseg.io.source import shown
 
 MAX_BYTES = 2**22
 _ITK_SNAP = re.compile(r"\s*(?P<value>\d+)" + r"\s+(\d+)" * 3 + r"\s+[\d.]+\s+\d\s+\d\s+\"(?P<name>.*)\"\s*")
 _INDEX_NAME_RGB = re.compile(r"\s*(?P<value>\d+)\s+(?P<name>\S+)" + r"\s+(\d+)" * 3 + r"(\s+\d+)?\s*")
 _FORMATS = (
-    "a medseg config, model.json, dataset.json (MSD or nnU-Net), or a colour table of ITK-SNAP, 3D Slicer or FreeSurfer"
+    "a medseg config, model.json, dataset.json (MSD or nnU-Net), a colour table of ITK-SNAP, 3D Slicer or FreeSurfer, or a "
+    "label map that names its structures (.seg.nrrd, NIfTI)"
 )
 
 
@@ -25,10 +27,14 @@ def read_labels(path: Path) -> Labels:
 
     Known are a medseg config (``.yaml``, ``.yml``), a JSON file with ``labels`` in either direction (``model.json``,
     MSD and nnU-Net ``dataset.json``), and colour tables in text: ITK-SNAP's ``IDX R G B A VIS MSH "LABEL"`` and the
-    ``index name R G B A`` of 3D Slicer and FreeSurfer. A file that names no 0 gets ``background``. Raises DataError
-    naming the file and what is wrong, and ConfigError where its names or values clash.
+    ``index name R G B A`` of 3D Slicer and FreeSurfer; label maps that name their structures (.seg.nrrd, NIfTI with a label
+    table). A file that names no 0 gets ``background``. Raises DataError naming the file and what is wrong, and ConfigError
+    where its names or values clash.
     """
-    readers: dict[str, Callable[[Path], Labels]] = {".yaml": _from_yaml, ".yml": _from_yaml, ".json": _from_json}
+    readers: dict[str, Callable[[Path], Labels]] = {
+        **{".yaml": _from_yaml, ".yml": _from_yaml, ".json": _from_json},
+        **{".nrrd": _from_label_map, ".nii": _from_label_map, ".gz": _from_label_map},
+    }
     try:
         return readers.get(path.suffix.lower(), _from_colour_table)(path)
     except ConfigError as error:
@@ -81,6 +87,17 @@ def _from_content(path: Path, content: Any) -> Labels:
                 "(regions, which are lists of values, are not read yet)"
             )
     return detailed(labels_from_names(mapping), details)
+
+
+def _from_label_map(path: Path) -> Labels:
+    """The names that a label map holds itself: a .seg.nrrd its segments, a NIfTI its label table."""
+    from medseg.io.nifti import label_names_from_nifti
+    from medseg.io.seg_nrrd import label_names_from_nrrd
+
+    names = (label_names_from_nrrd if path.suffix.lower() == ".nrrd" else label_names_from_nifti)(path)
+    if not names:
+        raise DataError(f"{shown(path)}: this label map names no structure; the labels file may be {_FORMATS}")
+    return labels_from_names(names)
 
 
 def _from_colour_table(path: Path) -> Labels:

@@ -3,7 +3,11 @@ import json
 import pytest
 
 from medseg.core.errors import ConfigError, DataError
+from medseg.io.nifti import label_map_bytes
+from medseg.io.seg_nrrd import seg_nrrd
 from medseg.io.tables import labels_from_names, read_labels
+from tests.io.segmented import segmentation, written
+from tests.models.tiny_model import write_scan
 
 WANTED = {"background": 0, "liver": 1, "tumour": 5}
 
@@ -130,4 +134,17 @@ def test_codes_and_colours_of_a_config_and_a_model_are_read(write):
 def test_a_wrong_code_names_the_file(write):
     path = write("model.json", json.dumps({"labels": WANTED, "structures": {"liver": {"snomed": "10200005"}}}))
     with pytest.raises(ConfigError, match=r"model\.json: labels: liver: '10200005' is no SNOMED CT code"):
+        read_labels(path)
+
+
+def test_a_label_map_that_names_its_structures_is_a_labels_file(tmp_path):
+    found = segmentation(tmp_path / "ct_seg")
+    nifti = tmp_path / "ct_seg.nii.gz"
+    for path in written({**seg_nrrd(found), nifti: label_map_bytes(nifti, found.label_map)}):
+        assert read_labels(path).mapping() == found.labels.mapping()
+
+
+def test_a_label_map_without_names_is_no_labels_file(tmp_path):
+    path = write_scan(tmp_path / "x.nii.gz")
+    with pytest.raises(DataError, match=r"x\.nii\.gz: this label map names no structure"):
         read_labels(path)
