@@ -89,7 +89,9 @@ def dicom_seg_remarks(segmentation: Segmentation) -> list[str]:
             'give it in the config\'s labels, such as `liver: {value: 1, snomed: "10200004"}`'
         )
     if missing and present:
-        found.append(f"DICOM SEG: the images have no {', '.join(missing)}; stand-ins derived from the rest are written")
+        found.append(
+            f"DICOM SEG: the images have no {', '.join(missing)} of their own; stand-ins derived from the rest are written"
+        )
     return found
 
 

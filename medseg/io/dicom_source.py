@@ -3,6 +3,7 @@
 import hashlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,18 +53,30 @@ class Sources:
         return self._uid("FrameOfReferenceUID", self.series_uid)
 
     def instance_uid(self, frame: Frame) -> str:
+        """The image's own UID; a stand-in where it has none, or shares it with an image at another place."""
         found = text(frame.header.dataset, "SOPInstanceUID")
-        where = "" if self.is_enhanced else _list(frame.position)
-        return found if _valid(found) else stand_in("SOPInstanceUID", self.series_uid, where)
+        if _valid(found) and found not in self._shared_uids:
+            return found
+        return stand_in("SOPInstanceUID", self.series_uid, "" if self.is_enhanced else _list(frame.position))
+
+    @cached_property
+    def _shared_uids(self) -> set[str]:
+        files = {(text(frame.header.dataset, "SOPInstanceUID"), frame.path) for frame in self.frames}
+        counts = Counter(uid for uid, _ in files)
+        return {uid for uid, count in counts.items() if count > 1}
 
     @property
     def is_enhanced(self) -> bool:
         return "PerFrameFunctionalGroupsSequence" in self.frames[0].header.dataset
 
     def missing_uids(self) -> list[str]:
-        """Which kinds of UID the images lack, so that stand-ins took their place."""
+        """Which kinds of UID the images lack, or share where each needs its own, so that stand-ins took their place."""
         kinds = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
-        return [kind for kind in kinds if not all(_valid(uid) for uid in self._found(kind))]
+        return [
+            kind
+            for kind in kinds
+            if not all(_valid(uid) for uid in self._found(kind)) or (kind == "SOPInstanceUID" and self._shared_uids)
+        ]
 
     def _uid(self, keyword: str, *parts: str) -> str:
         found = next((uid for uid in self._found(keyword) if _valid(uid)), None)

@@ -146,7 +146,21 @@ def test_a_series_without_uids_gets_the_same_stand_ins_every_time(tmp_path, real
     uids = [item.ReferencedSOPInstanceUID for item in references[0][0].ReferencedInstanceSequence]
     assert len(set(uids)) == 20
     assert all(uid.startswith("2.25.") for uid in uids)
-    assert "have no StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID" in dicom_seg_remarks(found)[-1]
+    assert "have no StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID of" in dicom_seg_remarks(found)[-1]
+
+
+def test_images_that_share_a_uid_are_told_apart_by_stand_ins(tmp_path):
+    datasets = make.series()
+    for dataset in datasets[3:5]:
+        make.put(dataset, SOPInstanceUID=datasets[3].SOPInstanceUID)
+    make.save(datasets, tmp_path / "in")
+    content, found = result(tmp_path / "ct_seg", tmp_path / "in")
+    seg = pydicom.dcmread(BytesIO(content))
+    uids = [item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence]
+    assert len(set(uids)) == make.SLICES
+    assert sum(uid.startswith("2.25.") for uid in uids) == 2
+    assert "have no SOPInstanceUID of their own" in dicom_seg_remarks(found)[-1]
+    assert_same_as_highdicom(content, found)
 
 
 @pytest.mark.parametrize("name", ["ge_sag_PIR", "generic_nonisotropic", "jpeg2000", "philips_LIP", "rle"])

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from medseg.core.files import write_together
 from medseg.core.labels import PALETTE, Labels
+from medseg.core.volume import Volume
 from medseg.io.colour_tables import colour_tables, itk_snap_table, slicer_table
 from medseg.io.outputs import WRITERS
+from medseg.io.scan import Scan
 from medseg.io.separate import file_names, masks
 from medseg.io.stats import statistics
 from medseg.io.tables import read_labels
@@ -98,3 +101,16 @@ def test_statistics_hold_the_same_figures_in_both_files_and_null_for_what_is_not
     assert empty["centroid_mm"] is None
     assert set(empty["intensities"][0].values()) == {None}
     assert (row["volume_ml"], row["mean"], row["centroid_x_mm"]) == ("0.0", "", "")
+
+
+def test_statistics_of_several_channels_have_a_column_for_each(tmp_path):
+    found = segmentation(tmp_path / "mr_seg")
+    scan = found.scan.volume
+    both = Volume(np.concatenate([scan.data, scan.data * 2]), scan.geometry)
+    found = replace(found, scan=Scan(both))
+    as_json, as_csv = written(statistics(found))
+    first, second = json.loads(as_json.read_text())["structures"][0]["intensities"]
+    assert second["mean"] == pytest.approx(2 * first["mean"], abs=1e-5)
+    row = next(csv.DictReader(as_csv.read_text().splitlines()))
+    assert (float(row["mean_0"]), float(row["sd_1"])) == (first["mean"], second["sd"])
+    assert "mean" not in row
