@@ -11,8 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, all_storage_orders, order_between
+from medseg.core.volume import Volume
 from medseg.io.dicom_write import series_of, write_series, zip_of
-from medseg.io.reading import read_volume
+from medseg.io.nifti import write_volume
+from medseg.io.reading import read_volume, read_volumes
 
 SHAPE = (9, 7, 5)
 OUT = Path("out")
@@ -54,6 +56,23 @@ def test_simpleitk_and_medseg_find_every_voxel_where_it_was(seed: int, order: An
         assert peer[peer.TransformPhysicalPointToIndex(place)] == data[(0, *index)]
         there = peer.TransformIndexToPhysicalPoint(peer.TransformPhysicalPointToIndex(place))
         np.testing.assert_allclose(there, place, atol=1e-3)
+
+
+def test_a_series_and_a_nifti_in_any_storage_order_are_channels_of_one_case(tmp_path: Path) -> None:
+    data, other, grid = values(), values(np.float32), oblique()
+    written(tmp_path / "s", data, grid)
+    for order in all_storage_orders():
+        write_volume(tmp_path / "b.nii", Volume(other, grid).reordered(order))
+        for paths, expected in ((["s", "b.nii"], (data, other)), (["b.nii", "s"], (other, data))):
+            both = read_volumes([tmp_path / name for name in paths], channels=2)
+            onto = order_between(both.geometry, grid, 1e-3)
+            assert onto is not None
+            np.testing.assert_array_equal(onto.array(both.data), np.concatenate(expected))
+    moved = grid.affine.copy()
+    moved[:3, 3] += 1
+    write_volume(tmp_path / "b.nii", Volume(other, Geometry(SHAPE, moved)))
+    with pytest.raises(GeometryError, match="differs"):
+        read_volumes([tmp_path / "s", tmp_path / "b.nii"])
 
 
 def test_pydicom_alone_leads_to_the_same_places(tmp_path: Path) -> None:

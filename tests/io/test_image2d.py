@@ -13,10 +13,11 @@ import tifffile
 from PIL import Image
 
 from medseg.core.errors import DataError, GeometryError
-from medseg.core.geometry import Geometry
+from medseg.core.geometry import Geometry, all_storage_orders
 from medseg.core.labels import Labels
-from medseg.core.volume import LabelMap
+from medseg.core.volume import LabelMap, Volume
 from medseg.io.image2d import palette_png
+from medseg.io.nifti import write_volume
 from medseg.io.reading import open_scan, read_label_map, read_volume
 from medseg.io.scan import ReadOptions
 
@@ -271,3 +272,28 @@ def test_the_real_pictures_are_read_as_itk_reads_them(real_data: Path) -> None:
         peer = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
         np.testing.assert_array_equal(read_volume(path).data[0, :, :, 0].T, peer)
         assert set(np.unique(read_label_map(real_data / "membrane2d" / "labels" / path.name).data)) == {0, 255}
+
+
+def test_pictures_and_a_nifti_in_any_storage_order_become_channels_of_one_case(tmp_path: Path) -> None:
+    red, green = noise(), np.flip(noise())
+    Image.fromarray(red).save(tmp_path / "r.png")
+    tifffile.imwrite(tmp_path / "g.tif", green.astype(np.float32), photometric="minisblack")
+    third = noise("i2")
+    grid = Geometry((COLUMNS, ROWS, 1), np.diag([-1.0, -1, 1, 1]))
+    for order in all_storage_orders()[::5]:
+        volume = Volume(third.T[np.newaxis, :, :, np.newaxis], grid).reordered(order)
+        write_volume(tmp_path / "b.nii", volume)
+        with open_scan([tmp_path / "r.png", tmp_path / "g.tif", tmp_path / "b.nii"], channels=3) as scan:
+            np.testing.assert_array_equal(scan.volume.data[..., 0].transpose(0, 2, 1), [red, green, third])
+            assert scan.flat
+            assert scan.volume.geometry == grid
+
+
+def test_pictures_of_two_sizes_are_no_channels_of_one_case(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    Image.fromarray(noise().T.copy()).save(tmp_path / "b.png")
+    with (
+        pytest.raises(GeometryError, match=r"b\.png: grid .* differs from .* of .*a\.png"),
+        open_scan([tmp_path / "a.png", tmp_path / "b.png"]),
+    ):
+        pass
