@@ -45,16 +45,11 @@ def match_lesions(prediction: Mask, reference: Mask, *, voxel_ml: float, least_i
 
 
 def _components(mask: Mask) -> npt.NDArray[Any]:
-    """0 outside, from 1 the number of each component; by connected-components-3d (the ``fast`` extra) where it is installed."""
-    if not mask.size:
-        return np.zeros(mask.shape, np.int64)
-    try:
-        from cc3d import connected_components
-    except ImportError:
-        from scipy.ndimage import label
+    """0 outside, from 1 on the number of each component."""
+    # scipy alone: connected-components-3d 4.1.1 is three times as fast and fails on arrays that are one voxel thick.
+    from scipy.ndimage import label
 
-        return np.asarray(label(mask, np.ones((3, 3, 3)))[0])
-    return np.asarray(connected_components(mask, connectivity=26))
+    return np.asarray(label(mask, np.ones((3, 3, 3)))[0]) if mask.size else np.zeros(mask.shape, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
