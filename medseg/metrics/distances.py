@@ -43,11 +43,15 @@ def area_distances(prediction: Mask, reference: Mask, affine: Floats) -> Surface
     """By the area surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4)."""
     axes = memory_order(reference)
     columns = affine[:3, :3][:, axes]
-    areas = corner_areas(columns)
-    first, second = (corner_codes(np.ascontiguousarray(m.transpose(axes))) for m in (prediction, reference))
-    surfaces = [(codes != 0) & (codes != 255) for codes in (first, second)]
+    table = corner_areas(columns)
+    surfaces, areas = [], []
+    for mask in (prediction, reference):
+        codes = corner_codes(np.ascontiguousarray(mask.transpose(axes)))
+        surfaces.append((codes != 0) & (codes != 255))
+        areas.append(table[codes[surfaces[-1]]])
+        del codes  # as large as the box
     there, back = _nearest(surfaces[0], surfaces[1], columns)
-    return SurfaceDistances(there, back, areas[first[surfaces[0]]], areas[second[surfaces[1]]])
+    return SurfaceDistances(there, back, areas[0], areas[1])
 
 
 def voxel_surface(mask: Mask) -> Mask:
@@ -115,16 +119,16 @@ def _nearest(first: Mask, second: Mask, columns: Floats) -> tuple[Floats, Floats
     """
     from scipy.spatial import cKDTree
 
-    shared = first & second
-    places = [np.argwhere(mask) for mask in (first, second)]
-    common = [shared[mask] for mask in (first, second)]
-    points = [place @ columns.T for place in places]
+    common = [second[first], first[second]]
+    points = [np.argwhere(mask) @ columns.T for mask in (first, second)]
     found = []
     for here, there in ((0, 1), (1, 0)):
         distances = np.zeros(len(points[here]))
         alone = ~common[here]
         if alone.any():
-            distances[alone] = cKDTree(points[there], leafsize=32).query(points[here][alone])[0]
+            # Points on a grid lie evenly: to balance the tree would cost more than it saves.
+            tree = cKDTree(points[there], leafsize=32, balanced_tree=False, compact_nodes=False)
+            distances[alone] = tree.query(points[here][alone])[0]
         found.append(distances)
     return found[0], found[1]
 
