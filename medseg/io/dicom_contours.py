@@ -17,7 +17,9 @@ from medseg.io.named_masks import NamedMasks, Piece
 from medseg.io.source import shown
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
-PLANE_TOLERANCE = 0.1  # of the distance between planes: slices may lie 1 % off the even grid, and positions are rounded
+PLANE_TOLERANCE = (
+    0.25  # of the distance between planes: slices of rounded positions lie up to a fifth off the even grid
+)
 _CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 Points = npt.NDArray[np.float64]

@@ -140,6 +140,14 @@ def _dicomdir(folder: Path) -> None:
     save([directory], folder, names=lambda n: "DICOMDIR")
 
 
+def rounded(folder: Path) -> list[Path]:
+    """Slices every 0.625 mm with positions of one decimal, as some scanners write them."""
+    datasets = series(step=(0, 0, 0.625))
+    for dataset in datasets:
+        put(dataset, ImagePositionPatient=[f"{float(x):.1f}" for x in dataset.ImagePositionPatient])
+    return save(datasets, folder)
+
+
 def _secondary_capture(folder: Path) -> None:
     found = []
     for n in range(4):

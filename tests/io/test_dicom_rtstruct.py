@@ -89,6 +89,15 @@ def test_our_reader_gives_the_mask_in_any_storage_order(made, tmp_path):
         assert found.geometry == grid
 
 
+def test_contours_on_slices_of_rounded_positions_give_the_mask(tmp_path):
+    bad_dicom_series.rounded(tmp_path / "series")
+    scan = segmentation(tmp_path / "series", tmp_path / "ct_seg")
+    found = as_one_label_map(
+        read_structured(written(scan, tmp_path), scan.label_map.geometry, max_voxels=2**31), LABELS
+    )
+    np.testing.assert_array_equal(found.data, scan.label_map.data)
+
+
 @pytest.fixture
 def oblique(tmp_path: Path):
     SERIES["oblique"](tmp_path / "series")
