@@ -5,6 +5,7 @@ left, y (down) to the back, pixels of 1 mm, as ITK takes it. A resolution in the
 not believed.
 """
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, shown
 from medseg.io.stored import Stored, in_one_of
 
 NO_PLACE = "a 2D picture says nothing of place and size: taken as an axial slice with pixels of 1 mm"
+PALETTE_COLOURS = "the colours behind its palette are read; if it is a label map, its values are the indices instead"
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _START_SECONDS, _SECONDS_PER_MIB = 10.0, 0.5
 _MEMORY_BYTES = 2**29
@@ -41,6 +43,7 @@ def read_picture(path: Path, *, max_voxels: int) -> Stored:
     header = read_picture_header(path, max_voxels=max_voxels, bomb_bytes=IMAGE_BOMB_BYTES)
     pixels = _pixels(path, header)
     if header.mode == "P":
+        header = replace(header, notes=(*header.notes, PALETTE_COLOURS))
         colours = np.zeros((256, 3), np.uint8)
         colours.reshape(-1)[: len(header.palette)] = np.frombuffer(header.palette, np.uint8)
         pixels = colours[pixels]

@@ -1,5 +1,6 @@
 """Convert: the same voxels in the same place in another format, or a refusal that says what the format cannot hold."""
 
+import glob
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.errors import ConfigError, DataError, GeometryError, OutputError
-from medseg.core.files import check_writable, is_there, staged_folder, write_together
+from medseg.core.files import check_writable, clear_unfinished, is_there, staged_folder, write_together
 from medseg.core.geometry import Geometry, order_between, order_to
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
@@ -129,9 +130,10 @@ def _check_free(target: Path, kind: str, sources: Sequence[Path], *, force: bool
 
 
 def _check_folder(target: Path, sources: Sequence[Path], *, force: bool) -> None:
+    real = Path(os.path.realpath(target))
+    clear_unfinished(real.parent.glob(f".{glob.escape(real.name)}.*.tmp"))  # of a conversion that was killed
     if is_there(target) and not target.is_dir():
         raise OutputError(f"{shown(target)}: is a file, where a DICOM folder is to be written; choose another OUT")
-    real = Path(os.path.realpath(target))
     if any(real.is_relative_to(os.path.realpath(source)) for source in sources if source.is_dir()):
         raise OutputError(f"{shown(target)}: lies in the scan's own folder and would mix with it; choose another OUT")
     inside = [entry.name for entry in target.iterdir()] if target.is_dir() else []

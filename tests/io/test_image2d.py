@@ -129,6 +129,7 @@ def test_the_colours_behind_a_palette_are_the_intensities(tmp_path: Path) -> Non
     image.save(tmp_path / "p.png")
     colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])
     np.testing.assert_array_equal(seen(tmp_path / "p.png"), colours[values])
+    assert "its values are the indices" in read_volume(tmp_path / "p.png").warnings[1]
     image.putpalette([9, 9, 9, 5, 5, 5, 7, 7, 7])
     image.save(tmp_path / "p.png")
     np.testing.assert_array_equal(seen(tmp_path / "p.png"), np.array([9, 5, 7])[values])

@@ -239,6 +239,18 @@ def test_a_refused_or_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
         convert([], tmp_path / "b.nii")
 
 
+def test_what_a_killed_conversion_left_is_cleared_away_and_the_old_series_brought_back(tmp_path):
+    scan = write_scan(tmp_path / "a.nii")
+    convert([scan], tmp_path / "series", modality="CT")
+    dead = 2**22 + 1  # beyond the process numbers of Linux
+    (tmp_path / "series").rename(tmp_path / f".series.{dead}.old.tmp")
+    (tmp_path / f".series.{dead}.tmp").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        convert([scan], tmp_path / "series", modality="CT")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii", "series"]
+    assert same(tmp_path / "series", scan)
+
+
 def test_convert_is_public():
     assert medseg.convert is convert
 
