@@ -18,7 +18,7 @@ from medseg.io.dicom_source import Sources
 
 PLACE_MM = 0.01
 VOLUME_SHARE = 1e-3
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+_RAS_OR_LPS = np.array([-1.0, -1.0, 1.0])
 Numbers = npt.NDArray[np.float64]
 
 
@@ -31,89 +31,85 @@ def check_equal(content: bytes, label_map: LabelMap, present: Sequence[Structure
     labels = [str(item.SegmentLabel) for item in found.SegmentSequence]
     if labels != [s.name.replace("\\", "/")[:64].strip() for s in present]:
         raise DataError("the segments did not read back with the structures' names")
-    rebuilt = np.zeros(label_map.data.T.shape, np.uint16)
-    sums = np.zeros((len(present), 4))
-    for segment, position, mask in _segment_frames(found):
+    planes, rows, columns = label_map.data.T.shape
+    rebuilt = np.zeros((planes, rows * columns), np.uint16)
+    read, expected = np.zeros((len(present), 4)), np.zeros((len(present), 4))
+    for segment, position, inside in _segment_frames(found, rows, columns):
         plane = _plane_at(position, label_map)
-        if (rebuilt[plane][mask] != 0).any():
+        if not 1 <= segment <= len(present):
+            raise DataError(f"a frame of segment {segment} was read back, of {len(present)} written")
+        if rebuilt[plane, inside].any():
             raise DataError("segments overlap after reading back")
-        rebuilt[plane][mask] = segment
-        sums[segment - 1] += _moments(mask, position, found)
+        rebuilt[plane, inside] = segment
+        j, i = np.divmod(inside, columns)
+        sums = np.array([len(inside), i.sum(), j.sum()], np.float64)
+        read[segment - 1] += _placed(sums, position, *_read_directions(found))
+        expected[segment - 1] += _placed(sums, *_source_plane(plane, label_map, sources))
     numbers = np.zeros(max(int(label_map.data.max()), *(s.value for s in present)) + 1, np.uint16)
     numbers[[s.value for s in present]] = range(1, len(present) + 1)
-    wanted = numbers[label_map.data.T]
+    wanted = numbers[label_map.data.T].reshape(planes, -1)
     if not np.array_equal(rebuilt, wanted):
-        wrong = int(np.count_nonzero(rebuilt != wanted))
-        raise DataError(f"{wrong} voxels did not read back equal")
-    _check_measures(found, sums, label_map, present, sources)
+        raise DataError(f"{int(np.count_nonzero(rebuilt != wanted))} voxels did not read back equal")
+    _check_voxel_size(found, label_map)
+    for structure, here, there in zip(present, read, expected, strict=True):
+        moved = float(np.linalg.norm(here[1:] / here[0] - there[1:] / there[0]))
+        if moved > PLACE_MM:
+            raise DataError(f"the centroid of {structure.name} read back {moved:.3g} mm from its place")
 
 
-def _check_measures(
-    found: Dataset, sums: Numbers, label_map: LabelMap, present: Sequence[Structure], sources: Sources
-) -> None:
+def _check_voxel_size(found: Dataset, label_map: LabelMap) -> None:
     measures = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     voxel_ml = float(np.prod([*measures.PixelSpacing, measures.SpacingBetweenSlices])) / 1000
     expected_ml = label_map.geometry.voxel_volume_ml
     if abs(voxel_ml - expected_ml) > VOLUME_SHARE * expected_ml:
         raise DataError(f"a voxel read back as {voxel_ml:.6g} mL, expected {expected_ml:.6g} mL")
-    for number, structure in enumerate(present):
-        centroid = sums[number, 1:] / sums[number, 0]
-        moved = float(np.linalg.norm(centroid - _expected_centroid(structure, label_map, sources)))
-        if moved > PLACE_MM:
-            raise DataError(f"the centroid of {structure.name} read back {moved:.3g} mm from its place")
 
 
-def _segment_frames(found: Dataset) -> Iterator[tuple[int, Numbers, npt.NDArray[np.bool_]]]:
-    """For each frame: its segment number, the LPS position (3,) of its first pixel, and its mask (rows, columns)."""
-    rows, columns, size = int(found.Rows), int(found.Columns), int(found.Rows) * int(found.Columns)
-    groups = found.PerFrameFunctionalGroupsSequence
+def _segment_frames(found: Dataset, rows: int, columns: int) -> Iterator[tuple[int, Numbers, npt.NDArray[np.intp]]]:
+    """For each frame: its segment number, the LPS position (3,) of its first pixel, and which pixels are inside, row by row."""
+    groups, size = found.PerFrameFunctionalGroupsSequence, rows * columns
     shared = found.SharedFunctionalGroupsSequence[0]
     raw = np.frombuffer(found.PixelData, np.uint8)
     if len(groups) != int(found.NumberOfFrames) or 8 * len(raw) < size * len(groups) or found.BitsAllocated != 1:
         raise DataError("frames and pixel data did not read back in equal number")
+    if (int(found.Rows), int(found.Columns)) != (rows, columns):
+        raise DataError(f"frames of {found.Rows} x {found.Columns} pixels were read back, expected {rows} x {columns}")
     for index, group in enumerate(groups):
         start = index * size  # frames follow one another bit by bit, the lowest bit of a byte first (PS3.5, 8.1.1)
         bits = np.unpackbits(raw[start // 8 : (start + size + 7) // 8], bitorder="little")[start % 8 :][:size]
         which = group if "SegmentIdentificationSequence" in group else shared
         segment = int(which.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         position = np.array([float(x) for x in group.PlanePositionSequence[0].ImagePositionPatient])
-        yield segment, position, bits.reshape(rows, columns).astype(bool)
+        yield segment, position, np.flatnonzero(bits.view(np.bool_))
 
 
 def _plane_at(position: Numbers, label_map: LabelMap) -> int:
     """Which plane of the label map starts at ``position``."""
-    i, j, k = label_map.geometry.to_voxel(position * _LPS_TO_RAS)
+    i, j, k = label_map.geometry.to_voxel(position * _RAS_OR_LPS)
     plane = round(float(k))
     if max(abs(i), abs(j), abs(k - plane)) > 0.2 or not 0 <= plane < label_map.geometry.shape[2]:
         raise DataError(f"a frame read back at voxel ({i:.2f}, {j:.2f}, {k:.2f}), where no plane starts")
     return plane
 
 
-def _moments(mask: npt.NDArray[np.bool_], position: Numbers, found: Dataset) -> Numbers:
-    """Number of pixels and the sum of their positions (LPS mm), from the object's own orientation and spacing."""
-    shared = found.SharedFunctionalGroupsSequence[0]
-    cosines = np.array([float(x) for x in shared.PlaneOrientationSequence[0].ImageOrientationPatient]).reshape(2, 3)
-    row_mm, column_mm = (float(x) for x in shared.PixelMeasuresSequence[0].PixelSpacing)
-    return _placed_sum(mask, position, cosines[0] * column_mm, cosines[1] * row_mm)
-
-
-def _placed_sum(mask: npt.NDArray[np.bool_], corner: Numbers, along_i: Numbers, along_j: Numbers) -> Numbers:
-    columns = np.count_nonzero(mask, axis=0)
-    rows = np.count_nonzero(mask, axis=1)
-    count = float(columns.sum())
-    i, j = float(columns @ np.arange(len(columns))), float(rows @ np.arange(len(rows)))
+def _placed(sums: Numbers, corner: Numbers, along_i: Numbers, along_j: Numbers) -> Numbers:
+    """Number of pixels and the sum of their positions (LPS mm), from ``sums``: their number, of their columns, their rows."""
+    count, i, j = sums
     return np.array([count, *(count * corner + i * along_i + j * along_j)])
 
 
-def _expected_centroid(structure: Structure, label_map: LabelMap, sources: Sources) -> Numbers:
-    """Where the source frames, or the grid where one was filled in, put the structure (LPS mm)."""
-    lps = np.diag([*_LPS_TO_RAS, 1.0]) @ label_map.geometry.affine
-    own = dict(zip(sources.planes, (frame.position for frame in sources.frames), strict=True))
+def _read_directions(found: Dataset) -> tuple[Numbers, Numbers]:
+    """The steps (3,) from column to column and from row to row, from the object's own orientation and spacing."""
+    shared = found.SharedFunctionalGroupsSequence[0]
+    cosines = np.array([float(x) for x in shared.PlaneOrientationSequence[0].ImageOrientationPatient]).reshape(2, 3)
+    row_mm, column_mm = (float(x) for x in shared.PixelMeasuresSequence[0].PixelSpacing)
+    return cosines[0] * column_mm, cosines[1] * row_mm
+
+
+def _source_plane(plane: int, label_map: LabelMap, sources: Sources) -> tuple[Numbers, Numbers, Numbers]:
+    """Corner and steps of a plane as the source frames have them; the grid's corner where the plane was filled in."""
     frame = sources.frames[0]
     along_i, along_j = frame.cosines[0] * frame.spacing_mm[0], frame.cosines[1] * frame.spacing_mm[1]
-    total = np.zeros(4)
-    for k in range(label_map.geometry.shape[2]):
-        mask = np.equal(label_map.data[:, :, k].T, structure.value)
-        if mask.any():
-            total += _placed_sum(mask, own.get(k, lps[:3, 3] + k * lps[:3, 2]), along_i, along_j)
-    return np.asarray(total[1:] / total[0])
+    if plane in sources.planes:
+        return sources.frames[sources.planes.index(plane)].position, along_i, along_j
+    return label_map.geometry.to_world((0, 0, plane)) * _RAS_OR_LPS, along_i, along_j
