@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def save_overlays(
     title: str,
     window: tuple[float, float] | None = None,
 ) -> None:
-    """Write a PNG of the axial, coronal and sagittal slice that shows the structures best.
+    """Write a PNG of the axial, coronal and sagittal slice that shows the structures best, or of the only slice.
 
     The first channel of ``volume`` in grey, ``prediction`` filled in its labels' colours and numbered, ``reference``
     outlined in white on black dashes. ``window``: the intensities shown as black and white; without it what the
@@ -71,11 +71,12 @@ def save_overlays(
     labels = prediction.labels or (reference.labels if reference else None) or _labels_of(maps)
     shown = scan.data[0]
     low, high = window or _window(shown, maps)
-    at = [_best_slice(maps, plane.along) for plane in _PLANES]
-    present = {int(v) for m, plane, k in _each(maps, at) for v in np.unique(_view(m, plane, k)) if v}
+    planes = planes_of(scan.geometry.shape)
+    at = [_best_slice(maps, plane.along) for plane in planes]
+    present = {int(v) for m, plane, k in _each(maps, planes, at) for v in np.unique(_view(m, plane, k)) if v}
     listed = [s for s in labels.structures if s.value in present]
-    figure, panels = _page(scan, title, legend_rows=1 + (len(listed) + 1) // _columns(listed))
-    for axes, plane, k in zip(panels, _PLANES, at, strict=True):
+    figure, panels = _page(scan, planes, title, legend_rows=1 + (len(listed) + 1) // _columns(listed))
+    for axes, plane, k in zip(panels, planes, at, strict=True):
         _draw_scan(axes, plane, _view(shown, plane, k), scan, (low, high))
         _draw_prediction(axes, _view(maps[0], plane, k), labels)
         if reference is not None:
@@ -89,8 +90,20 @@ def save_overlays(
     write_durable(path, image.getvalue())
 
 
-def _each(maps: list[npt.NDArray[Any]], at: list[int]) -> Iterator[tuple[npt.NDArray[Any], _Plane, int]]:
-    return ((m, plane, k) for m in maps for plane, k in zip(_PLANES, at, strict=True))
+def planes_of(shape: tuple[int, int, int]) -> tuple[_Plane, ...]:
+    """The views worth drawing of a scan of ``shape``: of a single slice, such as a 2D picture, that slice alone.
+
+    >>> [plane.name for plane in planes_of((512, 512, 1))]
+    ['axial']
+    """
+    flat = tuple(plane for plane in _PLANES if shape[plane.along] == 1)
+    return flat if len(flat) == 1 else _PLANES
+
+
+def _each(
+    maps: list[npt.NDArray[Any]], planes: Sequence[_Plane], at: list[int]
+) -> Iterator[tuple[npt.NDArray[Any], _Plane, int]]:
+    return ((m, plane, k) for m in maps for plane, k in zip(planes, at, strict=True))
 
 
 def _columns(listed: list[Structure]) -> int:
@@ -148,17 +161,17 @@ def _view(data: npt.NDArray[Any], plane: _Plane, k: int) -> Slice2D:
     return picture
 
 
-def _page(scan: Volume, title: str, *, legend_rows: int) -> tuple[Figure, list[Axes]]:
+def _page(scan: Volume, planes: Sequence[_Plane], title: str, *, legend_rows: int) -> tuple[Figure, list[Axes]]:
     size = np.array(scan.geometry.shape) * np.array(scan.geometry.spacing_mm)
-    widths = [float(size[p.across]) for p in _PLANES]
-    tallest = max(float(size[p.up]) for p in _PLANES)
+    widths = [float(size[p.across]) for p in planes]
+    tallest = max(float(size[p.up]) for p in planes)
     height = float(np.clip(11.0 * tallest / sum(widths), 2.2, 6.0))
     figure = Figure(
         figsize=(11.5, height + 0.75 + 0.18 * legend_rows), dpi=130, layout="constrained", facecolor="white"
     )
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    return figure, list(figure.subplots(1, 3, width_ratios=widths))
+    return figure, list(figure.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0])
 
 
 def _draw_scan(axes: Axes, plane: _Plane, picture: Slice2D, scan: Volume, window: tuple[float, float]) -> None:
