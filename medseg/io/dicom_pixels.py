@@ -14,7 +14,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    RLELossless,
 )
 
 from medseg.core.errors import DataError, ResourceError
@@ -86,10 +85,10 @@ def layout_of(header: Header) -> Layout:
         _check_native(header, layout)
     else:
         _check_compressed(header)
-        if high_bit != stored - 1 and header.syntax != RLELossless:  # which alone keeps the containers as they were
+        if high_bit != stored - 1:
             raise DataError(
-                f"{shown(path)}: HighBit {high_bit} does not go with BitsStored {stored} in compressed pixel data, whose codes "
-                "are the values themselves; export the series again"
+                f"{shown(path)}: HighBit {high_bit} does not go with BitsStored {stored} in compressed pixel data: "
+                "decoders take it or leave it; export the series again"
             )
     return layout
 

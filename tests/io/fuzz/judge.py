@@ -280,11 +280,11 @@ def _dicom(path: Path, scan: Scan) -> str:
             lps = corner + i * spacing[1] * row + j * spacing[0] * column
             apart = np.linalg.norm(scan.volume.geometry.to_world((i, j, plane)) - lps * [-1, -1, 1])
             if not apart <= TOLERANCE_MM + max(0.05, 0.01 * gap) + allowed:
-                return f"{frame.name}: pixel {i},{j} lies {apart:.4g} mm apart"
+                return f"{frame.path.name}: pixel {i},{j} lies {apart:.4g} mm apart"
         theirs = pixels.T * scale[0] + scale[1]
         ours = scan.volume.data[0, :, :, plane]
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-5, atol=1e-3 + 1e-5 * abs(scale[0])):
-            return f"{frame.name}: pixels {ours.shape} differ from {theirs.shape}, by up to {np.abs(ours - theirs).max():.4g}"
+            return f"{frame.path.name}: pixels {ours.shape} differ from {theirs.shape}, by up to {np.abs(ours - theirs).max():.4g}"
     return ""
 
 
