@@ -4,7 +4,8 @@
 
 A CT of 512 x 512 x 300 int16 voxels, about 96 MB as .nii.gz, and the same scan as an uncompressed DICOM series; a label map of
 ten structures, as .nii.gz of about equal size from both writers. Prints one table: median of `--rounds`, files in the page
-cache; CPU seconds beside the clock's, because other programs on the machine change those less. medseg does all its checks: sizes, the gzip checksum, finite intensities, every slice's header.
+cache; CPU seconds beside the clock's, because other programs on the machine change those less. medseg does all its checks:
+sizes, the gzip checksum, finite intensities, every slice's header.
 """
 
 import argparse
