@@ -102,7 +102,8 @@ def _metaimage(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
                 f"{name}: {' and '.join(given)} are names of one field; the header is damaged: keep the right one"
             )
         for key in given:
-            _check_finite(fields[key], key, name)
+            count = len(sizes) ** (2 if alike is _META_MATRICES else 1)
+            _check_finite(_floats(fields[key], key, name), count, key, name)
     directions = any(key in fields for key in _META_MATRICES)
     compressed = fields.get("CompressedData", "False").lower() in ("true", "1")
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
@@ -149,8 +150,11 @@ def _nrrd(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
     spatial = _nrrd_spacing(fields, kinds, name)
     volume = [n for n, is_spatial in zip(sizes, spatial, strict=True) if is_spatial]
     _check_sizes(name, volume, prod(sizes) // prod(volume), max_voxels)
-    for key in ("spacedirections", "spaceorigin"):
-        _check_finite(fields.get(key), key, name)
+    for vector in _vectors(fields, "spacedirections", name) + _vectors(fields, "spaceorigin", name):
+        if vector:
+            _check_finite(vector, 3, "space directions or origin", name)
+    if "spaceorigin" in fields and len(_vectors(fields, "spaceorigin", name)) != 1:
+        raise GeometryError(f"{name}: affine field space origin must be one vector, got {fields['spaceorigin'][:60]!r}")
     known = "spacedirections" in fields and fields.get("space", "").lower() in _SPACES
     external = fields.get("datafile")
     if external is None and blank is None:
@@ -167,9 +171,9 @@ def _nrrd(path: Path, start: bytes, max_voxels: int) -> ItkHeader:
 def _nrrd_spacing(fields: dict[str, str], kinds: list[str], name: str) -> list[bool]:
     """Which axes are spatial, their spacings checked."""
     if "spacedirections" in fields:
-        vectors = re.findall(r"\(([^)]*)\)|none", fields["spacedirections"])
+        vectors = _vectors(fields, "spacedirections", name)
         spatial = [bool(vector) for vector in vectors]
-        lengths = [float(np.linalg.norm(_floats(v.replace(",", " "), "space directions", name))) for v in vectors if v]
+        lengths = [float(np.linalg.norm(vector)) for vector in vectors if vector]
         field = "space directions"
     else:
         spatial = [kind in ("domain", "space", "???") for kind in kinds]
@@ -240,15 +244,27 @@ def _integers(fields: dict[str, str], key: str, name: str) -> list[int]:
     return [int(v) for v in values]
 
 
-def _floats(text: str, key: str, name: str) -> list[float]:
-    """The numbers in ``text``, finite or not. ITK reads a word it does not understand as 0, so it is refused here."""
+def _floats(text: str, key: str, name: str, *, count: int | None = None) -> list[float]:
+    """The numbers in ``text``, finite or not; just ``count`` where given.
+
+    ITK reads a word it does not understand as 0, so it is refused here.
+    """
     words = text.split()
-    if not text.isascii() or not all(re.fullmatch(_NUMBER, word) for word in words):
+    wrong = [word for word in words if not re.fullmatch(_NUMBER, word)]
+    if wrong or not text.isascii() or len(words) != (count or len(words)):
         raise GeometryError(f"{name}: spacing or affine field {key} must hold numbers, got {text[:60]!r}")
     return [float(word) for word in words]
 
 
-def _check_finite(text: str | None, key: str, name: str) -> None:
-    values = _floats(re.sub(r"[(),]|none", " ", text or ""), key, name)
-    if not np.isfinite(values).all():
-        raise GeometryError(f"{name}: affine must be finite, got {text!r} in {key}")
+def _vectors(fields: dict[str, str], key: str, name: str) -> list[list[float]]:
+    """The vectors of an NRRD field, such as ``(1,0,0) none``; none is an empty one. ITK makes 0 of what it cannot read."""
+    text = fields.get(key, "")
+    found = re.findall(r"\(([^()]*)\)|none", text)
+    if not re.fullmatch(r"\s*((\([^()]*\)|none)\s*)*", text):
+        raise GeometryError(f"{name}: affine field {key} (its spacing too) must hold vectors, got {text[:60]!r}")
+    return [[_floats(part, key, name, count=1)[0] for part in vector.split(",")] if vector else [] for vector in found]
+
+
+def _check_finite(values: list[float], count: int, key: str, name: str) -> None:
+    if not np.isfinite(values).all() or len(values) != count:
+        raise GeometryError(f"{name}: affine must be finite, and {key} hold {count} numbers; got {values}")

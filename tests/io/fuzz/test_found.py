@@ -14,7 +14,7 @@ from tests.io.bad_dicom_file import gdcm_compressed
 from tests.io.bad_raster import edited, saved
 from tests.io.made_nifti import Made
 
-MHA = "scan.mha"
+MHA, NRRD = "scan.mha", "scan.nrrd"
 
 
 def _pushed(name: str) -> Callable[[Path], Made]:
@@ -56,6 +56,23 @@ KINDS: dict[str, tuple[Callable[[Path], Made], str]] = {
     "a no-break space in a number": (
         edited(MHA, "ElementSpacing", "ElementSpacing = 9\u00a09 9 9"),
         "must hold numbers",
+    ),
+    "an origin of two numbers": (edited(MHA, "Offset", "Offset = 31 -17.5"), "Offset hold 3 numbers"),
+    "a matrix of eight numbers": (
+        edited(MHA, "TransformMatrix", "TransformMatrix = 1 0 0 0 1 0 0 0"),
+        "hold 9 numbers",
+    ),
+    "a comma for a point": (edited(MHA, "Offset", "Offset = 1,5 2 3"), "must hold numbers"),
+    "an NRRD origin of four parts": (
+        edited(NRRD, "space origin", "space origin: (31,-17.5 1.5,240)"),
+        "must hold numbers",
+    ),
+    "an NRRD origin of two numbers": (edited(NRRD, "space origin", "space origin: (31,-17.5)"), "hold 3 numbers"),
+    "two NRRD origins": (edited(NRRD, "space origin", "space origin: (1,2,3) (1,2,4)"), "one vector"),
+    "an NRRD origin without brackets": (edited(NRRD, "space origin", "space origin: 1,2,3"), "must hold vectors"),
+    "an NRRD direction of two numbers": (
+        edited(NRRD, "space directions", "space directions: (1,0,0) (0,1) (0,0,1)"),
+        "hold 3 numbers",
     ),
     "a packed size that is not there": (_packed_size(b"Comment = none"), "CompressedDataSize"),
     "a packed size that is wrong": (_packed_size(b"CompressedDataSize = 300"), "CompressedDataSize is 300"),
