@@ -21,6 +21,7 @@ def mean_iou(pair: CasePair) -> float:
 def pixel_accuracy(pair: CasePair) -> float:
     """Fraction of voxels with the right label, background included: the trace of the confusion over all voxels.
 
+    It knows no structures: to predict nothing of a small one may even raise it. Read it beside figures by structure.
     Long et al. 2015, doi:10.1109/CVPR.2015.7298965.
     """
     return float(np.trace(pair.confusion) / pair.confusion.sum())

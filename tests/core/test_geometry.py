@@ -243,3 +243,10 @@ def test_equal_grids_are_equal_and_hash_alike():
     one, other = Geometry(SHAPE, random_affine(1)), Geometry(SHAPE, random_affine(1))
     assert one == other
     assert len({one, other, Geometry(SHAPE, random_affine(2))}) == 2
+
+
+@pytest.mark.parametrize("affine", [random_affine(3), sheared_affine()], ids=["oblique", "sheared"])
+def test_diagonal_is_the_longest_way_between_corners_of_the_outer_faces(affine):
+    grid = Geometry(SHAPE, affine)
+    corners = grid.to_world(list(product(*((-0.5, n - 0.5) for n in SHAPE))))
+    assert grid.diagonal_mm == pytest.approx(np.linalg.norm(corners[:, None] - corners[None], axis=2).max())
