@@ -97,6 +97,7 @@ WRITERS = {
 NO_FILE = {
     ("data.store", "np.save"): "into a BytesIO, for write_durable",
     ("report.curves", "figure.savefig"): "into a BytesIO, for write_durable",
+    ("report.plots_evaluation", "figure.savefig"): "into a BytesIO, for write_together",
     ("report.plots_comparison", "figure.savefig"): "into a BytesIO, for write_together",
     ("workflows.compare", "result.save"): "our Comparison, which writes by core.files",
     ("report.overlay", "figure.savefig"): "into a BytesIO, for write_durable",

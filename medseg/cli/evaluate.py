@@ -20,7 +20,8 @@ def evaluate(
         typer.Option(help="Names of the values: a config, model.json, dataset.json or colour table.", metavar="FILE"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for scores.csv and summary.json (replaced if there).", metavar="DIR")
+        Path | None,
+        typer.Option(help="Folder for report.html, scores.csv and others (replaced if there).", metavar="DIR"),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -52,6 +53,9 @@ def evaluate(
         ),
     ] = None,
     worst: Annotated[int, typer.Option(help="How many of the worst scores to list.", min=0)] = 5,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the scans, for the pictures of the worst cases.", metavar="DIR")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,
 ) -> None:
@@ -79,6 +83,7 @@ def evaluate(
             skip_bad=skip_bad,
             group=group,
             worst=worst,
+            images=images,
             progress=progress,
         )
     if as_json:
@@ -89,7 +94,7 @@ def evaluate(
         if not quiet:
             note_line(f"warning: {warning}")
     if output is not None and not quiet:
-        note_line(f"wrote {output / 'scores.csv'} and {output / 'summary.json'}")
+        note_line(f"wrote report.html, report.md, scores.csv and summary.json into {output}")
     if report.skipped:
         problems = "; ".join(f"{case} ({problem})" for case, problem in report.skipped)
         raise CasesError(f"{len(report.skipped)} case(s) skipped, {len(report.cases)} scored: {problems}")

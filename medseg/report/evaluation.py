@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -120,13 +120,14 @@ class Report:
             writer.writerow([s.case, s.structure, s.metric, "" if math.isnan(s.value) else repr(s.value), s.unit])
         return text.getvalue()
 
-    def save(self, folder: Path) -> None:
-        """Write ``scores.csv`` and ``summary.json`` into ``folder``, both or neither; older ones are replaced.
+    def save(self, folder: Path, more: Mapping[str, bytes] | None = None) -> None:
+        """Write ``scores.csv``, ``summary.json`` and ``more`` files by name into ``folder``, all or none; older ones are replaced.
 
         Raises OutputError or ResourceError where the place is read-only or full.
         """
         scores, summary = self.to_csv().encode("utf-8"), json_bytes(self.to_dict())
-        write_together({folder / "scores.csv": scores, folder / "summary.json": summary})
+        files = {"scores.csv": scores, "summary.json": summary, **(more or {})}
+        write_together({folder / name: content for name, content in files.items()})
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""

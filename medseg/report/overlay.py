@@ -56,15 +56,26 @@ def save_overlays(
     title: str,
     window: tuple[float, float] | None = None,
 ) -> None:
-    """Write a PNG of the axial, coronal and sagittal slice that shows the structures best, or of the only slice.
+    """Write ``overlays_png`` to ``path``. Raises as that does, and OutputError or ResourceError where it cannot be written."""
+    write_durable(path, overlays_png(volume, prediction, reference, title=title, window=window))
+
+
+def overlays_png(
+    volume: Volume,
+    prediction: LabelMap,
+    reference: LabelMap | None,
+    *,
+    title: str,
+    window: tuple[float, float] | None = None,
+) -> bytes:
+    """A PNG of the axial, coronal and sagittal slice that shows the structures best, or of the only slice.
 
     The first channel of ``volume`` in grey, ``prediction`` filled in its labels' colours and numbered, ``reference``
     outlined in white on black dashes. ``window``: the intensities shown as black and white; without it what the
     structures and their surroundings span. Each plane is the slice where the structures' areas, each relative to its
     own largest, add up highest: small structures count like large ones, or more. Radiological convention, true proportions.
 
-    Raises GeometryError where a label map does not lie on the volume's grid, and OutputError or ResourceError where
-    ``path`` cannot be written.
+    Raises GeometryError where a label map does not lie on the volume's grid.
     """
     scan = volume.canonical()
     maps = [_on_grid_of(scan, m) for m in (prediction, reference) if m is not None]
@@ -87,7 +98,7 @@ def save_overlays(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a title in a script without a font here
         figure.savefig(image, format="png")
-    write_durable(path, image.getvalue())
+    return image.getvalue()
 
 
 def planes_of(shape: tuple[int, int, int]) -> tuple[_Plane, ...]:

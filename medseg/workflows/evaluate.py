@@ -40,6 +40,7 @@ def evaluate(
     skip_bad: bool = False,
     group: str | None = None,
     worst: int = 5,
+    images: Path | str | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Score label maps against their references: two files, or folders whose files are matched by case id.
@@ -50,9 +51,10 @@ def evaluate(
     grid, and its names must be among ``labels``.
 
     ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``);
-    without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv`` and
-    ``summary.json``. ``group`` is a regular expression that names the patient in a case id, as ``data.group`` of a config:
-    intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
+    without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv``,
+    ``summary.json``, ``report.md`` and the page ``report.html`` with pictures of the worst cases, on their scans where
+    ``images`` is the folder that holds them. ``group`` is a regular expression that names the patient in a case id, as
+    ``data.group`` of a config: intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
 
     ``metrics`` are names of METRICS and CASE_METRICS, or ``all``; without them DEFAULT_METRICS. ``tolerance_mm`` (for nsd)
     is one for all structures, or by structure with 2 mm for the rest. ``missed``: a distance where one mask is empty is the
@@ -77,6 +79,8 @@ def evaluate(
     check_group(group)
     if output is not None:
         check_writable(Path(output))
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f"{shown(Path(images))}: no folder of scans is there; give the folder that holds them")
     pairs, skipped = match_files(Path(predictions), Path(references))
     if skipped and not (skip_bad and pairs):
         rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
@@ -97,7 +101,16 @@ def evaluate(
     report = replace(_report(cases, named, skipped, patients, settings), group=group)
     report = replace(report, worst=tuple(worst_scores(report.scores, worst)))
     if output is not None:
-        report.save(Path(output))
+        from medseg.report.gallery import worst_pictures
+        from medseg.report.page import page_files
+
+        by_id = {pair.id: pair for pair in pairs}
+
+        def maps(case: str) -> tuple[LabelMap, LabelMap]:
+            return _read_again(by_id[case], named, onto_grid)
+
+        pictures = worst_pictures(report, maps, None if images is None else Path(images))
+        report.save(Path(output), page_files(report, pictures))
     return report
 
 
@@ -162,6 +175,16 @@ def _read(path: Path, labels: Labels | None, image: "Future[_Read] | None" = Non
         return _Read(path, label_map, sha256_of(path))
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+
+
+def _read_again(pair: FilePair, labels: Labels | None, onto_grid: Callable[..., OnGrid]) -> tuple[LabelMap, LabelMap]:
+    """Prediction and reference on the reference's grid, for a picture."""
+    reading = _read_ahead([pair], labels)
+    _, prediction, reference = next(reading)
+    predicted, expected = prediction.result(), reference.result().label_map
+    names = (shown(pair.prediction), shown(pair.reference))
+    moved = onto_grid(predicted.label_map, expected.geometry, names=names)
+    return LabelMap(moved.data, expected.geometry), expected
 
 
 def _score(

@@ -141,7 +141,8 @@ def test_output_holds_every_score_in_full_and_strict_json(folders, tmp_path):
     assert len(summary["cases"][0]["prediction_sha256"]) == 64
     assert "missed" in summary["empty_masks"]
     assert summary["provenance"]["versions"]["medseg"]
-    assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == {"scores.csv", "summary.json"}
+    written = {"scores.csv", "summary.json", "report.html", "report.md"}
+    assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == written
 
 
 def test_a_second_run_replaces_its_files_and_leaves_others_alone(folders, tmp_path):
@@ -441,3 +442,34 @@ def test_a_group_that_fits_no_case_or_is_no_expression_is_refused(folders):
         evaluate(*folders, group="patient")
     with pytest.raises(ConfigError, match="regular expression"):
         evaluate(*folders, group="(")
+
+
+def test_the_page_shows_the_worst_cases_on_their_scans_or_says_why_not(folders, tmp_path):
+    scans = tmp_path / "scans"
+    save(scans / "c_0000.nii.gz", np.arange(14 * 12 * 9, dtype=np.int16).reshape(14, 12, 9))
+    save(scans / "b.nii.gz", np.zeros((5, 5, 5), np.int16))
+    evaluate(*folders, labels=LABELS, output=tmp_path / "out", worst=3, images=scans)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "c: tumour dice 0.0000, missed" in page
+    assert "b.nii.gz lies on another grid than the reference" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "| c | tumour | 0.0000 | missed |" in (tmp_path / "out" / "report.md").read_text()
+    with pytest.raises(DataError, match="no folder of scans"):
+        evaluate(*folders, images=tmp_path / "none", output=tmp_path / "out")
+
+
+def test_the_page_of_a_mirrored_prediction_shows_both_masks_in_one_place(tmp_path):
+    prediction, grid = boxes(1), Geometry(boxes().shape, AFFINE)
+    order = all_storage_orders()[29]
+    pages = []
+    for name, data, affine in (
+        ("as_is", prediction, AFFINE),
+        ("stored", np.ascontiguousarray(order.array(prediction)), order.geometry(grid).affine),
+    ):
+        save(tmp_path / name / "p" / "x.nii.gz", data, affine)
+        save(tmp_path / name / "r" / "x.nii.gz", boxes())
+        evaluate(tmp_path / name / "p", tmp_path / name / "r", output=tmp_path / name / "out", worst=1)
+        text = (tmp_path / name / "out" / "report.html").read_text()
+        pages.append(text.split("data:image/png;base64,")[1].split('"')[0])
+    assert pages[0] == pages[1]
