@@ -100,7 +100,7 @@ def convert(
 def _kind(output: str) -> str:
     """Which way to write ``output``. Raises ConfigError for a suffix that is none of ours."""
     lower = output.lower()
-    if output.endswith(("/", os.sep)) or Path(output).is_dir():
+    if output.endswith(("/", os.sep)) or _is_folder(output):
         return "folder"
     found = next(
         (kind for suffix, kind in _KINDS.items() if lower.endswith(suffix) and Path(lower).name != suffix), None
@@ -120,7 +120,7 @@ def _check_free(target: Path, kind: str, sources: Sequence[Path], *, force: bool
     for path in written:
         if os.path.realpath(path) in real:
             raise OutputError(f"{shown(path)}: this is the scan itself; choose another OUT")
-        if kind != "folder" and path.is_dir():
+        if kind != "folder" and _is_folder(path):
             raise OutputError(f"{shown(path)}: is a folder; choose another OUT")
         if kind != "folder" and is_there(path) and not force:
             raise OutputError(f"{shown(path)}: exists already; overwrite it with --force, or choose another OUT")
@@ -132,11 +132,11 @@ def _check_free(target: Path, kind: str, sources: Sequence[Path], *, force: bool
 def _check_folder(target: Path, sources: Sequence[Path], *, force: bool) -> None:
     real = Path(os.path.realpath(target))
     clear_unfinished(real.parent.glob(f".{glob.escape(real.name)}.*.tmp"))  # of a conversion that was killed
-    if is_there(target) and not target.is_dir():
+    if is_there(target) and not _is_folder(target):
         raise OutputError(f"{shown(target)}: is a file, where a DICOM folder is to be written; choose another OUT")
-    if any(real.is_relative_to(os.path.realpath(source)) for source in sources if source.is_dir()):
+    if any(real.is_relative_to(os.path.realpath(source)) for source in sources if _is_folder(source)):
         raise OutputError(f"{shown(target)}: lies in the scan's own folder and would mix with it; choose another OUT")
-    inside = [entry.name for entry in target.iterdir()] if target.is_dir() else []
+    inside = [entry.name for entry in target.iterdir()] if _is_folder(target) else []
     foreign = [name for name in inside if not _OUR_SLICE.fullmatch(name)]
     if foreign:
         raise OutputError(
@@ -145,6 +145,10 @@ def _check_folder(target: Path, sources: Sequence[Path], *, force: bool) -> None
         )
     if inside and not force:
         raise OutputError(f"{shown(target)}: exists already; replace this series with --force, or choose another OUT")
+
+
+def _is_folder(path: Path | str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where the name is too long
 
 
 def _written(path: Path) -> list[Path]:
@@ -229,7 +233,8 @@ def _says_label(path: Path) -> bool:
     from medseg.io.nifti import is_label_map
 
     name = path.name.lower()
-    return name.endswith(".seg.nrrd") or (name.endswith(_NIFTI) and path.is_file() and is_label_map(path))
+    there = os.path.isfile(path)  # noqa: PTH113 - as in _is_folder
+    return name.endswith(".seg.nrrd") or (name.endswith(_NIFTI) and there and is_label_map(path))
 
 
 def _label_map(

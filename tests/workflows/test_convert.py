@@ -18,6 +18,7 @@ from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.nifti import label_names_from_nifti, volume_files, write_label_map, write_volume
 from medseg.io.reading import read_label_map, read_stored, read_volume
+from medseg.io.scan import ReadOptions
 from medseg.io.seg_nrrd import label_names_from_nrrd
 from medseg.workflows.convert import convert
 from tests.models.tiny_model import OBLIQUE, texture, write_scan
@@ -249,6 +250,34 @@ def test_what_a_killed_conversion_left_is_cleared_away_and_the_old_series_brough
         convert([scan], tmp_path / "series", modality="CT")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii", "series"]
     assert same(tmp_path / "series", scan)
+
+
+def test_of_several_series_the_asked_one_is_converted(tmp_path):
+    for n, name in enumerate("ab"):
+        convert([write_scan(tmp_path / f"{name}.nii", texture(seed=n))], tmp_path / "study" / name, modality="MR")
+    with pytest.raises(DataError, match="--series"):
+        convert([tmp_path / "study"], tmp_path / "c.nii.gz")
+    uid = pydicom.dcmread(tmp_path / "study" / "b" / "slice_0001.dcm").SeriesInstanceUID
+    convert([tmp_path / "study"], tmp_path / "c.nii.gz", options=ReadOptions(series=uid))
+    assert same(tmp_path / "c.nii.gz", tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "caf\udce9", "-x", "100%", "a b [1]"])
+def test_odd_names_are_only_names(name, tmp_path):
+    scan = write_scan(tmp_path / f"{name}.nii")
+    for there in (f"{name}.nrrd", f"{name}.hdr", name, f"{name}.zip"):
+        convert([scan], tmp_path / there, modality="CT")
+        convert([tmp_path / there], tmp_path / "back.nii.gz", force=True) if ".nrrd" not in there else None
+        assert ".nrrd" in there or same(tmp_path / "back.nii.gz", scan)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    scan = write_scan(tmp_path / "a.nii")
+    for name in ("x" * 300, "x" * 300 + ".nii", "x" * 300 + "/"):
+        with pytest.raises(OutputError):
+            convert([scan], f"{tmp_path}/{name}", modality="CT")
+    with pytest.raises(DataError):
+        convert([tmp_path / ("x" * 300 + ".nii")], tmp_path / "b.nii")
 
 
 def test_convert_is_public():
