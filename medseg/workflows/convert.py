@@ -62,9 +62,9 @@ def convert(
 
     Voxels keep their values, their type where the format has it, and their place. NIfTI (.nii.gz, .nii, .hdr/.img), NRRD,
     MetaImage, PNG and TIFF for one axial slice, .zip for a zipped DICOM series; a name without a suffix or with a ``/`` at its
-    end, or an existing folder, for a DICOM series. With ``label`` or ``labels`` (a labels file), and for a NIfTI that says so,
-    the voxels are label values and keep their names where the format has room for them. ``modality`` is needed for DICOM
-    where the scan does not tell.
+    end, or an existing folder, for a DICOM series. With ``label`` or ``labels`` (a labels file), for a NIfTI that says so, and
+    to or from .seg.nrrd the voxels are label values, and keep their names where the format has room for them. ``modality`` is
+    needed for DICOM where the scan does not tell.
 
     Raises DataError or GeometryError for what cannot be read or held, ConfigError for a suffix or option that does not fit,
     OutputError where ``output`` exists (unless ``force``).
@@ -79,7 +79,7 @@ def convert(
     kind = _kind(str(output))
     target = Path(output)
     _check_free(target, kind, sources, force=force)
-    if label or labels is not None or _says_label(sources[0]):
+    if label or labels is not None or kind == "segments" or _says_label(sources[0]):
         if len(sources) > 1:
             raise ConfigError("a label map lies in one file; several files are the channels of a scan")
         return _label_map(sources[0], target, kind, labels, options)
@@ -87,10 +87,6 @@ def convert(
     data = exact_values(stored)
     if kind in ("folder", "zip"):
         return _dicom(sources[0], target, kind, stored, data, modality)
-    if kind == "segments":
-        raise ConfigError(
-            f"{shown(target)}: .seg.nrrd holds label maps; if this is one, say so with --label or --labels"
-        )
     contents, notes = _WRITERS[kind](target, data, stored.geometry)
     write_together(contents)
     scale = (f"scaled on disk ({stored.slope:g}, {stored.intercept:g}): the true values are written",) * stored.scaled
@@ -229,12 +225,14 @@ def _compare(staging: Path, target: Path, data: Voxels, geometry: Geometry, roun
 
 
 def _says_label(path: Path) -> bool:
-    """True for a .seg.nrrd, and for a NIfTI whose header says that it is a label map."""
-    from medseg.io.nifti import is_label_map
+    """True for a .seg.nrrd, and for a NIfTI whose header says that it is a label map, or names values."""
+    from medseg.io.nifti import is_label_map, label_names_from_nifti
 
     name = path.name.lower()
     there = os.path.isfile(path)  # noqa: PTH113 - as in _is_folder
-    return name.endswith(".seg.nrrd") or (name.endswith(_NIFTI) and there and is_label_map(path))
+    if not name.endswith(_NIFTI) or not there:
+        return name.endswith(".seg.nrrd")
+    return is_label_map(path) or label_names_from_nifti(path) is not None
 
 
 def _label_map(

@@ -167,6 +167,14 @@ def test_a_label_map_keeps_its_values_and_names(tmp_path):
     np.testing.assert_array_equal(read_label_map(tmp_path / "d.mha").data, label_map().data)
 
 
+def test_a_seg_nrrd_of_a_scan_without_names_names_the_values_and_of_an_intensity_scan_is_refused(tmp_path):
+    write_scan(tmp_path / "a.nii", label_map().data)
+    convert([tmp_path / "a.nii"], tmp_path / "b.seg.nrrd")
+    assert label_names_from_nrrd(tmp_path / "b.seg.nrrd") == {"label 1": 1, "label 7": 7}
+    with pytest.raises(DataError, match="label map values must not be negative"):
+        convert([write_scan(tmp_path / "ct.nii")], tmp_path / "c.seg.nrrd")
+
+
 def test_names_are_given_by_a_file_and_unknown_values_refused(tmp_path):
     write_scan(tmp_path / "a.nii", label_map().data.astype(np.float32))
     (tmp_path / "l.json").write_text('{"labels": {"liver": 1, "spleen": 7}}')
