@@ -52,7 +52,8 @@ def methods_text(
         f"{_tolerances(endpoints, judged)}Empty masks: {policy}. "
         "A case that only one model defines is in no difference; it counts as a loss of the "
         "model that missed the structure, claimed one where there is none, or gave no prediction, and bars a claim of "
-        f"non-inferiority for that model. {_outside(rows)}{_skipped(skipped)}\n",
+        "non-inferiority for that model; a distance that a miss left undefined withholds every figure of its row but wins and "
+        f"losses. {_outside(rows)}{_skipped(skipped)}\n",
         f"Software: {_software()}.\n",
         SOURCES,
     ]

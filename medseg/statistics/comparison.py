@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from medseg.statistics.paired import holm, rank_biserial, sign_flip_p, standardi
 Floats = npt.NDArray[np.float64]
 TIE = 1e-9  # differences below this are a tie
 AT_FAULT = ("missed", "spurious")
+_FIGURES = (
+    *("mean_first", "mean_second", "mean", "median", "low", "high", "wilcoxon_p", "permutation_p", "wilcoxon_holm"),
+    *("permutation_holm", "rank_biserial", "d_z"),
+)
+_NOTHING: dict[str, Any] = {**dict.fromkeys(_FIGURES, math.nan), "interval": ""}
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Difference:
 
     ``wins`` and ``losses`` are those of ``second``, with the cases that only one of them defines: ``against_first`` and
     ``against_second`` count those that its miss, spurious structure or missing prediction left undefined, ``unclear``
-    those where that is unknown. ``rank_biserial`` and ``d_z`` are positive where ``second`` is better.
+    those where that is unknown. Where a miss or a spurious structure left a distance undefined, wins and losses are stated
+    and no other figure is. ``rank_biserial`` and ``d_z`` are positive where ``second`` is better.
     """
 
     endpoint: Endpoint
@@ -92,6 +99,7 @@ class _Pairs:
     against_second: int
     unclear: int
     both_undefined: int
+    withheld: bool
 
 
 def compare_models(
@@ -123,6 +131,7 @@ def compare_models(
     for k, (pair, interval) in enumerate(zip(found, intervals, strict=True)):
         row = _described(pair, differences[:, k], means[:, k], float(flips[k]))
         row = replace(row, low=interval.low, high=interval.high, interval=interval.method, patients=interval.patients)
+        row = replace(row, **_NOTHING) if pair.withheld else row
         rows.append(_judged(row, margins.get(pair.endpoint.metric, math.nan)))
     return _adjusted(rows)
 
@@ -137,7 +146,17 @@ def _pair(first: ModelScores, second: ModelScores, endpoint: Endpoint, cases: Se
     ]
     both = int((np.isnan(a) & np.isnan(b)).sum())
     counts = (blame.count("first"), blame.count("second"), blame.count(""))
-    return _Pairs(endpoint, first.name, second.name, a, b, *counts, both)
+    withheld = any(_withheld(m, endpoint, values, cases) for m, values in ((first, a), (second, b)))
+    return _Pairs(endpoint, first.name, second.name, a, b, *counts, both, withheld)
+
+
+def _withheld(model: ModelScores, endpoint: Endpoint, values: Floats, cases: Sequence[str]) -> bool:
+    """True where a miss or a spurious structure left a distance without a value: without that case the rest looks better."""
+    if endpoint.unit != "mm":
+        return False
+    return any(
+        model.states.get((endpoint.structure, cases[n])) in AT_FAULT for n in np.flatnonzero(np.isnan(values)).tolist()
+    )
 
 
 def _blame(first: ModelScores, second: ModelScores, structure: str, case: str) -> str:

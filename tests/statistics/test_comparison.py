@@ -80,6 +80,11 @@ def test_a_distance_left_undefined_by_a_miss_counts_against_the_model_that_misse
     b = model("b", [3.0, 4.0, NAN], metric="hd95", states=["scored", "scored", "missed"])
     row = compared(a, b, endpoint=hd95)
     assert (row.n, row.against_second, row.losses) == (2, 1, 1)
+    # As in a summary: a mean without the missed case would be better for the miss.
+    assert all(
+        math.isnan(v) for v in (row.mean, row.low, row.mean_second, row.wilcoxon_holm, row.permutation_p, row.d_z)
+    )
+    assert row.interval == ""
 
 
 def test_a_missing_prediction_counts_against_its_model_and_an_unknown_reason_against_none():
