@@ -117,7 +117,9 @@ def read_label_map(
     """
     if is_archive(path):
         with unpacked(path) as inner, inner.named():
-            return read_label_map(inner.path, labels, like=like, options=options)
+            if holds_named_masks(inner.path):  # who asks before reading is not told of them inside an archive
+                raise DataError(f"{shown(path)}: holds structures with names, not a label map; unzip it first")
+            return read_label_map(inner.path, labels, options=options)
     masks = _named_masks(path)
     if masks is not None:
         return as_one_label_map(masks(like, options), labels)

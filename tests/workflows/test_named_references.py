@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -112,3 +113,19 @@ def test_training_reads_them_on_the_images_grid(made, kind, tmp_path):
     plan = tiny_plan(labels=LABELS.mapping(), spacing_mm=[1.5, 1.25, 2.0])
     plain = loading(plan)(Case("ct", "ct", case.images, tmp_path / "plain.nii.gz"))[1]
     np.testing.assert_array_equal(loading(plan)(case)[1].data, plain.data)
+
+
+def test_in_an_archive_they_are_refused_and_never_read_by_their_own_numbers(made, tmp_path):
+    reference = write_reference(made, "seg", tmp_path / "ct")
+    with ZipFile(tmp_path / "ct.zip", "w") as archive:
+        archive.write(reference, "ct.dcm")
+    with pytest.raises(DataError, match=r"ct\.zip"):
+        evaluate(prediction(made, tmp_path / "p" / "ct.nii.gz"), tmp_path / "ct.zip", labels=LABELS)
+
+
+def test_what_infer_writes_beside_a_prediction_is_no_case_of_its_own(made, tmp_path):
+    path = prediction(made, tmp_path / "predictions" / "ct_seg.nii.gz")
+    for kind, name in (("seg", "ct_seg"), ("rtstruct", "ct_seg_rtstruct"), ("masks", "ct_seg")):
+        write_reference(made, kind, path.parent / name)
+    references = write_reference(made, "rtstruct", tmp_path / "references" / "ct").parent
+    assert [case.id for case in evaluate(path.parent, references, labels=LABELS).cases] == ["ct"]
