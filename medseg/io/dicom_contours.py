@@ -132,9 +132,14 @@ def _pieces(where: str, contours: list[Points], like: Geometry) -> Iterator[Piec
         _check_place(where, points, axis, plane, like)
         planes[plane].append(points[:, across])
     for plane, polygons in sorted(planes.items()):
-        place: list[int | slice] = [slice(None)] * 3
-        place[axis] = plane
-        yield tuple(place), _nested(where, polygons, shape)
+        together = np.concatenate(polygons)
+        low = np.clip(np.floor(together.min(axis=0)), 0, shape).astype(int)
+        high = np.clip(np.ceil(together.max(axis=0)) + 1, low, shape).astype(int)
+        inside = _nested(where, [polygon - low for polygon in polygons], (int(high[0] - low[0]), int(high[1] - low[1])))
+        box = [slice(int(start), int(end)) for start, end in zip(low, high, strict=True)]
+        place: list[int | slice] = [*box]
+        place.insert(axis, plane)
+        yield tuple(place), inside
 
 
 def _check_place(where: str, points: Points, axis: int, plane: int, like: Geometry) -> None:

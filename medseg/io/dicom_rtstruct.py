@@ -18,6 +18,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from medseg.core.boxes import Box, boxes_of
 from medseg.core.errors import DataError, OutputError
 from medseg.core.geometry import SAME_GRID_TOLERANCE
 from medseg.core.labels import Labels, Structure
@@ -104,7 +105,10 @@ def _structure_set(segmentation: Segmentation) -> FileDataset:
     dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(sources)]
     structures = segmentation.labels.structures
     dataset.StructureSetROISequence = [_region(n, s, segmentation) for n, s in enumerate(structures, 1)]
-    dataset.ROIContourSequence = [_region_contours(n, s, segmentation) for n, s in enumerate(structures, 1)]
+    boxes = boxes_of(segmentation.label_map.data)
+    dataset.ROIContourSequence = [
+        _region_contours(n, s, segmentation, boxes.get(s.value)) for n, s in enumerate(structures, 1)
+    ]
     dataset.RTROIObservationsSequence = [
         _item(ObservationNumber=n, ReferencedROINumber=n, RTROIInterpretedType="", ROIInterpreter="")
         for n in range(1, len(structures) + 1)
@@ -165,26 +169,26 @@ def _region(number: int, structure: Structure, segmentation: Segmentation) -> Da
     )
 
 
-def _region_contours(number: int, structure: Structure, segmentation: Segmentation) -> Dataset:
+def _region_contours(number: int, structure: Structure, segmentation: Segmentation, box: Box | None) -> Dataset:
     item = _item(ROIDisplayColor=list(rgb(structure.colour)), ReferencedROINumber=number)
     sources = _sources(segmentation.scan)
-    contours = [_contour(points, frame, sources) for points, frame in contours_mm(segmentation, structure.value)]
-    if contours:
-        for n, contour in enumerate(contours, 1):
+    if box is not None:
+        found = contours_mm(segmentation, structure.value, box)
+        item.ContourSequence = [_contour(points, frame, sources) for points, frame in found]
+        for n, contour in enumerate(item.ContourSequence, 1):
             contour.ContourNumber = n
-        item.ContourSequence = contours
     return item
 
 
-def contours_mm(segmentation: Segmentation, value: int) -> Iterator[tuple[Points, Frame | None]]:
-    """The contours (n, 3) in LPS mm of one structure, each with its frame; None on a plane that was filled in."""
+def contours_mm(segmentation: Segmentation, value: int, box: Box) -> Iterator[tuple[Points, Frame | None]]:
+    """The contours (n, 3) in LPS mm of a structure inside ``box``, each with its frame; None on a plane that was filled in."""
     scan, data = segmentation.scan, segmentation.label_map.data
     frames = dict(zip(scan.planes, scan.frames, strict=True))
-    mask = data == value
-    for plane in np.flatnonzero(mask.any(axis=(0, 1))).tolist():
+    start = np.array([box[0].start, box[1].start])
+    for plane in range(box[2].start, box[2].stop):
         frame = frames.get(plane)
-        for polygon in outlines(mask[:, :, plane]):
-            yield _on_frame(polygon, frame) if frame else _on_plane(polygon, plane, scan), frame
+        for polygon in outlines(data[box[0], box[1], plane] == value):
+            yield _on_frame(polygon + start, frame) if frame else _on_plane(polygon + start, plane, scan), frame
 
 
 def _on_frame(polygon: Points, frame: Frame) -> Points:
@@ -225,23 +229,25 @@ def _check_equal(path: Path, content: bytes, segmentation: Segmentation) -> None
         found = as_one_label_map(contours_as_masks(path, again, label_map.geometry), labels)
     except DataError as error:
         raise OutputError(f"{failed} ({error}); {todo}") from error
+    boxes = boxes_of(label_map.data)
+    differ = found.data != label_map.data
+    values = {*np.unique(found.data[differ]).tolist(), *np.unique(label_map.data[differ]).tolist()}
     wrong = [
         s.name
-        for s in labels.structures
-        if ((found.data == s.value) != (label_map.data == s.value)).any() or not _lies_right(again, s, segmentation)
+        for n, s in enumerate(labels.structures)
+        if s.value in values or not _lies_right(again.ROIContourSequence[n], s, segmentation, boxes.get(s.value))
     ]
     if wrong:
         raise OutputError(f"{failed}: {', '.join(wrong)}; {todo}")
 
 
-def _lies_right(dataset: Dataset, structure: Structure, segmentation: Segmentation) -> bool:
-    """Whether the contours' own area and centre in the world, without any grid, are those of the mask."""
+def _lies_right(item: Dataset, structure: Structure, segmentation: Segmentation, box: Box | None) -> bool:
+    """Whether the contours' own area and centre in the world, without any grid, are those of the mask in its ``box``."""
     geometry = segmentation.label_map.geometry
-    number = segmentation.labels.structures.index(structure)
-    contours: Sequence[Dataset] = dataset.ROIContourSequence[number].get("ContourSequence") or []
-    inside = np.argwhere(segmentation.label_map.data == structure.value)
-    if not contours or not len(inside):
-        return not contours and not len(inside)
+    contours: Sequence[Dataset] = item.get("ContourSequence") or []
+    if not contours or box is None:
+        return not contours and box is None
+    inside = np.argwhere(segmentation.label_map.data[box] == structure.value) + [side.start for side in box]
     areas, centres = zip(
         *(_area_and_centre(np.array(c.ContourData, float).reshape(-1, 3)) for c in contours), strict=True
     )

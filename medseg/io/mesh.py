@@ -5,7 +5,7 @@ structure ends at the border of the scan, through the full affine, triangles tur
 voxels, so that its volume is a little less than theirs; nothing is smoothed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.boxes import Box, boxes_of
 from medseg.core.errors import OutputError
 from medseg.core.labels import Labels, Structure
 from medseg.core.text import printable
@@ -46,29 +47,19 @@ def mesh_writers() -> dict[str, Writer]:
     }
 
 
-def surface(label_map: LabelMap, value: int, space: Space) -> tuple[Points, npt.NDArray[np.int64]]:
-    """Corners (n, 3) in mm and triangles (m, 3), counter-clockwise from outside; none where no voxel holds ``value``."""
+def surface(label_map: LabelMap, value: int, box: Box, space: Space) -> tuple[Points, npt.NDArray[np.int64]]:
+    """Corners (n, 3) in mm and triangles (m, 3), counter-clockwise from outside; the structure lies in ``box``."""
     from skimage.measure import marching_cubes
 
-    mask = label_map.data == value
-    if not mask.any():
-        return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
-    low, high = _box(mask)
-    box = mask[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
+    mask = label_map.data[box] == value
     # Not by Lewiner's table: where voxels touch along an edge only, its surfaces share that edge and are not manifold.
-    corners, triangles, _, _ = marching_cubes(np.pad(box, 1).astype(np.float32), 0.5, method="lorensen")
-    points = label_map.geometry.to_world(corners + np.array(low) - 1.0)
+    corners, triangles, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, method="lorensen")
+    points = label_map.geometry.to_world(corners + [side.start - 1.0 for side in box])
     if space == "LPS":
         points = points * [-1.0, -1.0, 1.0]
     a, b, c = (points[triangles[:, n]] - points.mean(axis=0) for n in range(3))
     outward = float(np.einsum("ij,ij->", a, np.cross(b, c))) > 0  # six times the volume inside
     return points, np.asarray(triangles if outward else triangles[:, ::-1], np.int64)
-
-
-def _box(mask: npt.NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """The first and the last voxel of ``mask`` along each axis."""
-    found = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return [int(f[0]) for f in found], [int(f[-1]) for f in found]
 
 
 def _in_space(
@@ -78,8 +69,8 @@ def _in_space(
 
 
 def _remarks(segmentation: Segmentation) -> Sequence[str]:
-    present = set(np.unique(segmentation.label_map.data).tolist())
-    empty = [s.name for s in segmentation.labels.structures if s.value not in present]
+    boxes = boxes_of(segmentation.label_map.data)
+    empty = [s.name for s in segmentation.labels.structures if s.value not in boxes]
     return [f"mesh: {', '.join(empty)} without a surface, no voxel found"] if empty else []
 
 
@@ -92,24 +83,33 @@ def _glb_path(place: Path, labels: Labels) -> tuple[Path, ...]:
     return (Path(f"{place}.glb"),)
 
 
-def _mesh(segmentation: Segmentation, structure: Structure, space: Space) -> "Trimesh":
-    """The surface of ``structure``, checked; empty where it has no voxel."""
+def _meshes(segmentation: Segmentation, space: Space) -> Iterator[tuple[Structure, "Trimesh"]]:
+    """The checked surface of each structure, empty where it has no voxel."""
     from trimesh import Trimesh
 
-    points, triangles = surface(segmentation.label_map, structure.value, space)
-    mesh = Trimesh(points, triangles, process=False, validate=False)
-    if not len(points):
-        return mesh
-    geometry = segmentation.label_map.geometry
-    found = geometry.to_voxel(points * ([-1.0, -1.0, 1.0] if space == "LPS" else [1.0, 1.0, 1.0]))
-    low, high = _box(segmentation.label_map.data == structure.value)
-    faces = np.abs([found.min(axis=0) - low + 0.5, found.max(axis=0) - high - 0.5])
+    boxes = boxes_of(segmentation.label_map.data)
+    for structure in segmentation.labels.structures:
+        box = boxes.get(structure.value)
+        if box is None:
+            yield structure, Trimesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64), process=False, validate=False)
+            continue
+        points, triangles = surface(segmentation.label_map, structure.value, box, space)
+        mesh = Trimesh(points, triangles, process=False, validate=False)
+        _check(segmentation, structure, box, mesh, space)
+        yield structure, mesh
+
+
+def _check(segmentation: Segmentation, structure: Structure, box: Box, mesh: "Trimesh", space: Space) -> None:
+    """Raise OutputError unless ``mesh`` is closed and ends where the voxels of ``structure``, inside ``box``, end."""
+    points = mesh.vertices * ([-1.0, -1.0, 1.0] if space == "LPS" else [1.0, 1.0, 1.0])
+    found = segmentation.label_map.geometry.to_voxel(points)
+    low, high = ([getattr(side, end) for side in box] for end in ("start", "stop"))
+    faces = np.abs([found.min(axis=0) - low + 0.5, found.max(axis=0) - high + 0.5])
     if not mesh.is_watertight or faces.max() > _OFF_VOXELS:
         raise OutputError(
             f"{shown(segmentation.place)}: the surface of {printable(structure.name)} is not closed, or does not end at the "
             f"faces of its mask (off by {faces.max():.3g} voxels); no mesh is written: report it, and leave out --mesh"
         )
-    return mesh
 
 
 def _said(structure: str, space: Space) -> str:
@@ -123,9 +123,9 @@ def _stl(segmentation: Segmentation, space: Space) -> dict[Path, bytes]:
 
     paths = _paths("stl", segmentation.place, segmentation.labels)
     contents = {}
-    for path, structure in zip(paths, segmentation.labels.structures, strict=True):
+    for path, (structure, mesh) in zip(paths, _meshes(segmentation, space), strict=True):
         header = _said(structure.name, space).encode("ascii", "replace")[:_STL_HEADER_BYTES]
-        made = export_stl(_mesh(segmentation, structure, space))
+        made = export_stl(mesh)
         contents[path] = header.ljust(_STL_HEADER_BYTES) + made[_STL_HEADER_BYTES:]
     return contents
 
@@ -136,8 +136,7 @@ def _ply(segmentation: Segmentation, space: Space) -> dict[Path, bytes]:
 
     paths = _paths("ply", segmentation.place, segmentation.labels)
     contents = {}
-    for path, structure in zip(paths, segmentation.labels.structures, strict=True):
-        mesh = _mesh(segmentation, structure, space)
+    for path, (structure, mesh) in zip(paths, _meshes(segmentation, space), strict=True):
         if len(mesh.vertices):
             mesh.visual.vertex_colors = [*rgb(structure.colour), 255]
         head, _, body = export_ply(mesh).partition(b"end_header\n")
@@ -155,8 +154,7 @@ def _glb(segmentation: Segmentation, space: Space) -> dict[Path, bytes]:
     from trimesh.visual.material import PBRMaterial
 
     scene = Scene()
-    for structure, name in zip(segmentation.labels.structures, file_names(segmentation.labels), strict=True):
-        mesh = _mesh(segmentation, structure, space)
+    for name, (structure, mesh) in zip(file_names(segmentation.labels), _meshes(segmentation, space), strict=True):
         if not len(mesh.vertices):
             continue
         colour = [_linear(part) for part in rgb(structure.colour)]

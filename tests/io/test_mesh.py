@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from medseg.core.boxes import boxes_of
 from medseg.core.errors import OutputError
 from medseg.core.geometry import Geometry, all_storage_orders
 from medseg.core.labels import Labels
@@ -40,6 +41,10 @@ def sphere(matrix: np.ndarray, value: int = 1) -> LabelMap:
     return LabelMap((np.linalg.norm(places - CENTRE, axis=-1) < RADIUS_MM).astype(np.uint8) * value, geometry)
 
 
+def of_structure(label_map: LabelMap, space: str) -> tuple[np.ndarray, np.ndarray]:
+    return surface(label_map, 1, boxes_of(label_map.data)[1], space)
+
+
 def of(label_map: LabelMap, place) -> Segmentation:
     scan = Scan(Volume(np.zeros((1, *label_map.data.shape), np.int16), label_map.geometry))
     return Segmentation(label_map, LABELS, scan, place, "tiny")
@@ -50,7 +55,7 @@ def of(label_map: LabelMap, place) -> Segmentation:
 @pytest.mark.parametrize("space", ["RAS", "LPS"])
 def test_the_surface_of_a_ball_is_closed_outward_and_where_the_ball_is(matrix, order, space):
     stored = sphere(matrix)
-    ball = trimesh.Trimesh(*surface(stored.reordered(order), 1, space), process=False)
+    ball = trimesh.Trimesh(*of_structure(stored.reordered(order), space), process=False)
     voxels_ml = np.count_nonzero(stored.data) * stored.geometry.voxel_volume_ml
     assert ball.is_watertight
     assert ball.is_winding_consistent
@@ -62,7 +67,7 @@ def test_the_surface_of_a_ball_is_closed_outward_and_where_the_ball_is(matrix, o
 
 def test_a_structure_at_the_border_of_the_scan_is_closed_too():
     data = np.ones((4, 5, 6), np.uint8)
-    whole = trimesh.Trimesh(*surface(LabelMap(data, Geometry(data.shape, np.eye(4))), 1, "RAS"), process=False)
+    whole = trimesh.Trimesh(*of_structure(LabelMap(data, Geometry(data.shape, np.eye(4))), "RAS"), process=False)
     assert whole.is_watertight
     np.testing.assert_allclose(whole.bounds, [[-0.5, -0.5, -0.5], [3.5, 4.5, 5.5]])
 
@@ -71,7 +76,7 @@ def test_a_structure_at_the_border_of_the_scan_is_closed_too():
 def test_scattered_voxels_that_touch_at_edges_and_corners_are_closed(seed, tmp_path):
     data = (np.random.default_rng(seed).random((9, 8, 7)) < 0.4).astype(np.uint8)
     label_map = LabelMap(data, Geometry(data.shape, np.diag([1.0, 2.0, -3.0, 1.0])))
-    found = trimesh.Trimesh(*surface(label_map, 1, "RAS"), process=False)
+    found = trimesh.Trimesh(*of_structure(label_map, "RAS"), process=False)
     assert found.is_watertight
     assert found.is_winding_consistent
     assert found.volume > 0
