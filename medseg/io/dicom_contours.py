@@ -100,11 +100,13 @@ def _contours(name: str, dataset: Dataset) -> dict[int, list[Points] | None]:
         closed = [c for c in contours if text(c, "ContourGeometricType") in _CLOSED]
         if number.isdecimal():
             before = found.get(int(number)) or []
-            found[int(number)] = [*before, *(_points(name, c) for c in closed)] if closed or not contours else None
+            found[int(number)] = (
+                [*before, *(contour_points(name, c) for c in closed)] if closed or not contours else None
+            )
     return found
 
 
-def _points(name: str, contour: Dataset) -> Points:
+def contour_points(name: str, contour: Dataset) -> Points:
     """The points (n, 3) in RAS mm. Raises DataError where they are no numbers or too few."""
     try:
         element = contour.get_item("ContourData")

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread, dcmwrite
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from medseg.core.boxes import Box, boxes_of
@@ -25,7 +27,7 @@ from medseg.core.labels import Labels, Structure
 from medseg.core.provenance import versions
 from medseg.io.colour_tables import rgb
 from medseg.io.contours import outlines
-from medseg.io.dicom_contours import RT_STRUCTURE_SET, contours_as_masks
+from medseg.io.dicom_contours import RT_STRUCTURE_SET, contour_points, contours_as_masks
 from medseg.io.dicom_frames import Frame
 from medseg.io.dicom_source import PATIENT_AND_STUDY, Sources, images_of, stand_in
 from medseg.io.named_masks import as_one_label_map
@@ -36,6 +38,7 @@ from medseg.io.source import shown
 _REFERENCED_STUDY = "1.2.840.10008.3.1.2.3.1"
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 _LONGEST_NAME = 64
+_CONTOUR_DATA = Tag(0x3006, 0x0050)
 Points = npt.NDArray[np.float64]
 
 
@@ -208,7 +211,10 @@ def _contour(points: Points, frame: Frame | None, sources: Sources) -> Dataset:
         if frame.header.frame_count > 1:
             image.ReferencedFrameNumber = frame.index + 1
         item.ContourImageSequence = [image]
-    item.ContourData = [f"{x:.6f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
+    words = "\\".join(f"{x:.6f}".rstrip("0").rstrip(".") for x in points.ravel().tolist())
+    value = (words + " " * (len(words) % 2)).encode("ascii")
+    # As bytes, ready to be written: as numbers, pydicom takes 30 us to check each of them.
+    item[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(value), value, 0, True, True)
     return item
 
 
@@ -248,12 +254,10 @@ def _lies_right(item: Dataset, structure: Structure, segmentation: Segmentation,
     if not contours or box is None:
         return not contours and box is None
     inside = np.argwhere(segmentation.label_map.data[box] == structure.value) + [side.start for side in box]
-    areas, centres = zip(
-        *(_area_and_centre(np.array(c.ContourData, float).reshape(-1, 3)) for c in contours), strict=True
-    )
+    areas, centres = zip(*(_area_and_centre(contour_points(structure.name, c)) for c in contours), strict=True)
     axes = geometry.affine[:3, :3]
     pixel_mm2 = float(np.linalg.norm(np.cross(axes[:, 0], axes[:, 1])))
-    centre = geometry.to_voxel(np.average(np.array(centres), axis=0, weights=areas) * _TO_LPS)
+    centre = geometry.to_voxel(np.average(np.array(centres), axis=0, weights=areas))
     same_size = abs(sum(areas) / pixel_mm2 - len(inside)) <= 1e-3 * len(inside)
     return bool(same_size and np.abs(centre - inside.mean(axis=0)).max() <= SAME_GRID_TOLERANCE)
 
