@@ -22,12 +22,11 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from medseg.core.boxes import Box, boxes_of
 from medseg.core.errors import DataError, OutputError
-from medseg.core.geometry import SAME_GRID_TOLERANCE
 from medseg.core.labels import Labels, Structure
 from medseg.core.provenance import versions
 from medseg.io.colour_tables import rgb
 from medseg.io.contours import outlines
-from medseg.io.dicom_contours import RT_STRUCTURE_SET, contour_points, contours_as_masks
+from medseg.io.dicom_contours import PLANE_TOLERANCE, RT_STRUCTURE_SET, contour_points, contours_as_masks
 from medseg.io.dicom_frames import Frame
 from medseg.io.dicom_source import PATIENT_AND_STUDY, Sources, images_of, stand_in
 from medseg.io.named_masks import as_one_label_map
@@ -73,7 +72,9 @@ def rtstruct_remarks(segmentation: Segmentation) -> list[str]:
     missing = _sources(segmentation.scan).missing_uids()
     if not missing:
         return []
-    return [f"RT structure set: the images have no {', '.join(missing)}; stand-ins derived from the rest are written"]
+    return [
+        f"RT structure set: the images have no {', '.join(missing)} of their own; stand-ins derived from the rest are written"
+    ]
 
 
 def _sources(scan: Scan) -> Sources:
@@ -259,7 +260,7 @@ def _lies_right(item: Dataset, structure: Structure, segmentation: Segmentation,
     pixel_mm2 = float(np.linalg.norm(np.cross(axes[:, 0], axes[:, 1])))
     centre = geometry.to_voxel(np.average(np.array(centres), axis=0, weights=areas))
     same_size = abs(sum(areas) / pixel_mm2 - len(inside)) <= 1e-3 * len(inside)
-    return bool(same_size and np.abs(centre - inside.mean(axis=0)).max() <= SAME_GRID_TOLERANCE)
+    return bool(same_size and np.abs(centre - inside.mean(axis=0)).max() <= PLANE_TOLERANCE)
 
 
 def _area_and_centre(points: Points) -> tuple[float, Points]:

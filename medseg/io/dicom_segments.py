@@ -23,6 +23,7 @@ SEGMENTATIONS = {
     "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
 }
 SEGMENT_KEYWORDS = ("SegmentSequence", "SegmentationType", "MaximumFractionalValue")
+_ROUNDING_MM = 0.06  # some scanners write positions with one decimal
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 Mask = npt.NDArray[np.bool_]
 
@@ -200,7 +201,7 @@ def _order(where: str, frame: Frame, grid: Geometry, size: tuple[int, int]) -> n
         off = found - whole
         corners = off[0] + np.array([[u, v] for u in (0, size[0] - 1) for v in (0, size[1] - 1)]) @ off[1:]
         across = int(np.flatnonzero(np.abs(whole[1:]).sum(axis=0) == 0)[0])
-        allowed = np.full(3, SAME_GRID_TOLERANCE)
+        allowed = np.maximum(SAME_GRID_TOLERANCE, _ROUNDING_MM / np.array(grid.spacing_mm))
         allowed[across] = PLANE_TOLERANCE
         fits = bool((np.abs(corners) <= allowed).all())
     if not fits:

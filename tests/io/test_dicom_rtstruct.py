@@ -98,6 +98,15 @@ def test_contours_on_slices_of_rounded_positions_give_the_mask(tmp_path):
     np.testing.assert_array_equal(found.data, scan.label_map.data)
 
 
+def test_a_structure_on_one_slice_of_a_rounded_position_is_written(tmp_path):
+    bad_dicom_series.rounded(tmp_path / "series")
+    scan = segmentation(tmp_path / "series", tmp_path / "ct_seg")
+    for k in range(scan.label_map.data.shape[2]):
+        data = np.zeros_like(scan.label_map.data)
+        data[4:9, 5:8, k] = 1
+        assert rtstruct(segmentation(tmp_path / "series", tmp_path / "ct_seg", data))
+
+
 @pytest.fixture
 def oblique(tmp_path: Path):
     SERIES["oblique"](tmp_path / "series")
@@ -141,13 +150,17 @@ def test_blank_uids_are_stood_in_for_and_said(tmp_path, real_data):
     (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
     assert len({image.ReferencedSOPInstanceUID for image in series.ContourImageSequence}) == 20
     (remark,) = WRITERS["rtstruct"].remarks(made)
-    assert "no StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID; stand-ins" in remark
+    assert "no StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID of their own; stand-ins" in remark
 
 
-def test_two_slices_of_one_uid_are_refused(tmp_path):
+def test_slices_that_share_a_uid_get_stand_ins_and_it_is_said(tmp_path):
     make.changed(lambda datasets: setattr(datasets[3], "SOPInstanceUID", datasets[4].SOPInstanceUID))(tmp_path / "s")
-    with pytest.raises(DataError, match="two slices of the series have one SOPInstanceUID"):
-        check_referable(segmentation(tmp_path / "s", tmp_path / "x").scan)
+    made = segmentation(tmp_path / "s", tmp_path / "ct_seg")
+    dataset = dcmread(written(made, tmp_path))
+    (series,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    assert len({image.ReferencedSOPInstanceUID for image in series.ContourImageSequence}) == 12
+    (remark,) = WRITERS["rtstruct"].remarks(made)
+    assert "no SOPInstanceUID" in remark
 
 
 def test_names_that_dicom_cannot_hold_are_refused_before_the_work(tmp_path):

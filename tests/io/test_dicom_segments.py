@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom import PlanePositionSequence
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
@@ -14,6 +15,7 @@ from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.io.reading import read_label_map
 from tests.io import bad_dicom as make
+from tests.io import bad_dicom_series
 from tests.io.made_scans import LABELS, blobs, segmentation, segments, sources_of
 from tests.io.test_dicom_rtstruct import SERIES
 
@@ -88,6 +90,14 @@ def test_packed_segmentations_are_read(oblique, kind, syntax, tmp_path):
         dataset.save_as(path)
     found = read_label_map(path, LABELS, like=oblique.label_map.geometry)
     np.testing.assert_array_equal(found.data, oblique.label_map.data)
+
+
+def test_slices_of_rounded_positions_give_the_mask(tmp_path):
+    bad_dicom_series.rounded(tmp_path / "series")
+    made = segmentation(tmp_path / "series", tmp_path / "ct_seg")
+    positions = [PlanePositionSequence("PATIENT", frame.position) for frame in made.scan.frames]
+    path = saved(made, tmp_path / "seg.dcm", plane_positions=positions)
+    np.testing.assert_array_equal(read_label_map(path, LABELS, like=made.label_map.geometry).data, made.label_map.data)
 
 
 def test_without_labels_a_segmentation_brings_its_own(oblique, tmp_path):
