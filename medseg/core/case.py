@@ -8,7 +8,7 @@ from medseg.core.errors import ConfigError, DataError
 
 PICTURE_SUFFIXES = ".png", ".tif", ".tiff", ".jpg", ".jpeg"
 IMAGE_SUFFIXES = (
-    *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip", ".dcm"),
+    *(".nii.gz", ".nii", ".mha", ".mhd", ".seg.nrrd", ".nrrd", ".nhdr", ".hdr", ".img", ".zip", ".dcm"),
     *PICTURE_SUFFIXES,
 )
 

@@ -12,8 +12,9 @@ from medseg.io.mask_folder import mask_files
 from medseg.io.source import shown
 
 NOT_LABEL_MAPS = (".zip", ".jpg", ".jpeg")  # JPEG changes values
-DICOM = ".dcm"  # a segmentation or an RT structure set; beside 3D label maps the same in another format, passed over
 PICTURES = (".png", ".tif", ".tiff")  # label maps of their own, or in a folder of 3D ones pictures of them, passed over
+# Label maps of their own; beside 3D ones the same in another format, as `infer` writes it, and passed over.
+OTHERS = ((".seg.nrrd",), (".dcm",), PICTURES)
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
 
     Two files are a pair whatever their names. Folders are matched by case id, and so are a file and a folder, where the
     file asks for its own case only. Hidden files and what is no label map are passed over, and so are DICOM objects,
-    pictures and folders where 3D label maps lie beside them; a folder with folders only has one of masks for each case.
-    Raises DataError where a side does not exist or holds no label map, two files
-    have one id, or both sides are the same.
+    .seg.nrrd, pictures and folders where 3D label maps lie beside them; a folder with folders only has one of masks for
+    each case. Raises DataError where a side does not exist or holds no label map, two files have one id, or both sides are
+    the same.
     """
     for path, kind in ((predictions, "predictions"), (references, "references")):
         if not path.exists():
@@ -106,13 +107,12 @@ def _by_id(path: Path) -> dict[str, Path]:
 
 
 def _cases(entries: Sequence[Path]) -> list[Path]:
-    """The 3D label maps among ``entries``; without any the DICOM objects, the pictures, or the folders, one for each case."""
+    """The 3D label maps among ``entries``; without any the first kind there is of ``OTHERS``, or the folders, one a case."""
     named = [entry for entry in entries if _is_label_map(entry)]
-    dicom = [entry for entry in named if entry.name.lower().endswith(DICOM)]
-    pictures = [entry for entry in named if entry.name.lower().endswith(PICTURES)]
-    volumes = [entry for entry in named if entry not in dicom and entry not in pictures]
+    kinds = [[entry for entry in named if entry.name.lower().endswith(suffixes)] for suffixes in OTHERS]
+    volumes = [entry for entry in named if not any(entry in kind for kind in kinds)]
     folders = [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return volumes or dicom or pictures or folders
+    return next((kind for kind in (volumes, *kinds) if kind), folders)
 
 
 def _is_label_map(entry: Path) -> bool:

@@ -1,6 +1,7 @@
 """DICOM segmentations, RT structure sets and folders of masks where label maps are expected: in evaluation and training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -19,6 +20,7 @@ from medseg.data.layouts import list_cases
 from medseg.data.transforms import loading
 from medseg.io.dicom_rtstruct import rtstruct
 from medseg.io.nifti import write_label_map
+from medseg.io.outputs import WRITERS
 from medseg.io.segmentation import Segmentation
 from medseg.io.separate import masks
 from tests.io import bad_dicom as make
@@ -127,5 +129,16 @@ def test_what_infer_writes_beside_a_prediction_is_no_case_of_its_own(made, tmp_p
     path = prediction(made, tmp_path / "predictions" / "ct_seg.nii.gz")
     for kind, name in (("seg", "ct_seg"), ("rtstruct", "ct_seg_rtstruct"), ("masks", "ct_seg")):
         write_reference(made, kind, path.parent / name)
+    for file, content in WRITERS["seg-nrrd"].contents(replace(made, place=path.parent / "ct_seg")).items():
+        file.write_bytes(content)
     references = write_reference(made, "rtstruct", tmp_path / "references" / "ct").parent
     assert [case.id for case in evaluate(path.parent, references, labels=LABELS).cases] == ["ct"]
+
+
+def test_a_folder_of_slicers_segmentations_is_one_of_label_maps(made, tmp_path):
+    place = tmp_path / "references" / "ct"
+    place.parent.mkdir()
+    for file, content in WRITERS["seg-nrrd"].contents(replace(made, place=place)).items():
+        file.write_bytes(content)
+    report = evaluate(prediction(made, tmp_path / "p" / "ct_seg.nii.gz").parent, place.parent, labels=LABELS)
+    assert report.mean("dice", "liver") == 1.0
