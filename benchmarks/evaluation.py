@@ -37,7 +37,7 @@ def write_maps(folder: Path, shape: tuple[int, int, int], organs: int) -> None:
     maps = {name: np.zeros(shape, np.uint8, order="F") for name in ("reference", "prediction")}
     for value in range(1, organs + 1):
         centre = rng.uniform(0.12, 0.88, 3) * shape
-        radii = rng.uniform(15.0, 75.0, 3) / SPACING  # mm
+        radii = rng.uniform(20.0, 90.0, 3) / SPACING  # mm
         moved = centre + rng.normal(0, 1.5, 3) / SPACING
         _draw(maps["reference"], value, centre, radii)
         _draw(maps["prediction"], value, moved, radii * rng.uniform(0.93, 1.05, 3))

@@ -2,11 +2,13 @@
 
 Two definitions. The voxel surface: the mask's voxels with a face neighbour outside it, each placed at its centre and each
 counting the same. The area surface: the corners of voxels between inside and outside, each weighing the area in mm² of
-the surface through it. What lies beyond the image is outside the mask, so a mask cut off by the border has a surface there.
+the surface through it. What lies beyond the image is outside the mask, so a mask cut off by the border has a surface there;
+but across an axis on which the whole image has a single voxel, as in a picture, there is no surface: it is a contour then.
 
 Positions go through the full affine, so distances are true on oblique, anisotropic and sheared grids alike.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +18,8 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Flat = tuple[bool, bool, bool]
+SOLID = (False, False, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,22 +35,24 @@ class SurfaceDistances:
     reference_area: Floats
 
 
-def voxel_distances(prediction: Mask, reference: Mask, affine: Floats) -> SurfaceDistances:
-    """By the voxel surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4)."""
+def voxel_distances(prediction: Mask, reference: Mask, affine: Floats, flat: Flat = SOLID) -> SurfaceDistances:
+    """By the voxel surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4); it has one voxel along ``flat`` axes."""
     axes = memory_order(reference)
-    first, second = (voxel_surface(np.ascontiguousarray(m.transpose(axes))) for m in (prediction, reference))
+    solid = [n for n, axis in enumerate(axes) if not flat[axis]]
+    first, second = (voxel_surface(np.ascontiguousarray(m.transpose(axes)), solid) for m in (prediction, reference))
     there, back = _nearest(first, second, affine[:3, :3][:, axes])
     return SurfaceDistances(there, back, np.ones(len(there)), np.ones(len(back)))
 
 
-def area_distances(prediction: Mask, reference: Mask, affine: Floats) -> SurfaceDistances:
-    """By the area surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4)."""
+def area_distances(prediction: Mask, reference: Mask, affine: Floats, flat: Flat = SOLID) -> SurfaceDistances:
+    """By the area surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4); it has one voxel along ``flat`` axes."""
     axes = memory_order(reference)
+    solid = [n for n, axis in enumerate(axes) if not flat[axis]]
     columns = affine[:3, :3][:, axes]
     table = corner_areas(columns)
     surfaces, areas = [], []
     for mask in (prediction, reference):
-        codes = corner_codes(np.ascontiguousarray(mask.transpose(axes)))
+        codes = corner_codes(np.ascontiguousarray(mask.transpose(axes)), solid)
         surfaces.append((codes != 0) & (codes != 255))
         areas.append(table[codes[surfaces[-1]]])
         del codes  # as large as the box
@@ -54,10 +60,10 @@ def area_distances(prediction: Mask, reference: Mask, affine: Floats) -> Surface
     return SurfaceDistances(there, back, areas[0], areas[1])
 
 
-def voxel_surface(mask: Mask) -> Mask:
-    """The voxels of ``mask`` with at least one of the six face neighbours outside the mask or the array."""
+def voxel_surface(mask: Mask, solid: Sequence[int] = (0, 1, 2)) -> Mask:
+    """The voxels of ``mask`` with a face neighbour along one of the ``solid`` axes outside the mask or the array."""
     inside = mask.copy()
-    for axis in range(3):
+    for axis in solid:
         inner, outer = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
         inner[1:] &= outer[:-1]
         inner[:-1] &= outer[1:]
@@ -66,13 +72,17 @@ def voxel_surface(mask: Mask) -> Mask:
     return surface
 
 
-def corner_codes(mask: Mask) -> npt.NDArray[np.uint8]:
+def corner_codes(mask: Mask, solid: Sequence[int] = (0, 1, 2)) -> npt.NDArray[np.uint8]:
     """For each corner of the voxels (I+1, J+1, K+1), which of its eight voxels the mask holds.
 
-    Bit 4a + 2b + c is the voxel on the low (0) or high (1) side of the corner along i (a), j (b) and k (c).
+    Bit 4a + 2b + c is the voxel on the low (0) or high (1) side of the corner along i (a), j (b) and k (c). An axis that is
+    not ``solid`` keeps its one voxel, as if the mask went on for ever across it.
     """
     codes = mask.view(np.uint8)
     for axis, shift in ((2, 1), (1, 2), (0, 4)):
+        if axis not in solid:
+            codes = np.bitwise_or(codes, codes << shift, dtype=np.uint8)
+            continue
         shape = list(codes.shape)
         shape[axis] += 1
         wider = np.zeros(shape, np.uint8)

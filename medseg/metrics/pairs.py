@@ -64,12 +64,18 @@ class MaskPair:
     @cached_property
     def surfaces(self) -> SurfaceDistances:
         """Distances between the voxel surfaces; only where ``state`` is ``scored``."""
-        return voxel_distances(self.prediction, self.reference, self.geometry.affine)
+        return voxel_distances(self.prediction, self.reference, self.geometry.affine, self._flat)
 
     @cached_property
     def area_surfaces(self) -> SurfaceDistances:
         """Distances between the area surfaces; only where ``state`` is ``scored``."""
-        return area_distances(self.prediction, self.reference, self.geometry.affine)
+        return area_distances(self.prediction, self.reference, self.geometry.affine, self._flat)
+
+    @property
+    def _flat(self) -> tuple[bool, bool, bool]:
+        """The axes on which the whole grid has one voxel."""
+        i, j, k = self.grid.shape
+        return i == 1, j == 1, k == 1
 
     @cached_property
     def lesions(self) -> Lesions:

@@ -42,7 +42,7 @@ def blobs(rng, shape):
 @pytest.mark.parametrize("seed", range(100))
 def test_random_anisotropic_masks_give_the_figures_of_monai_and_surface_distance(seed):
     rng = np.random.default_rng(seed)
-    for shape in (rng.integers(1, 25, 3), rng.integers(5, 25, 3)):
+    for shape in (rng.integers(2, 25, 3), rng.integers(5, 25, 3)):
         spacing, tolerance = rng.uniform(0.3, 6.0, 3), rng.uniform(0.1, 6.0)
         prediction, reference = blobs(rng, tuple(shape))
         pair = pair_of(prediction, reference, spacing, tolerance)
@@ -50,6 +50,28 @@ def test_random_anisotropic_masks_give_the_figures_of_monai_and_surface_distance
         assert figures(pair, expected) == pytest.approx(expected, rel=1e-5, abs=1e-5)
         expected = by_surface_distance(prediction, reference, spacing, tolerance)
         assert figures(pair, expected) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(10))
+def test_pictures_have_contours_with_the_figures_of_monai_and_surface_distance(seed, axis):
+    rng = np.random.default_rng(seed)
+    spacing, tolerance = rng.uniform(0.3, 6.0, 2), rng.uniform(0.1, 6.0)
+    prediction, reference = blobs(rng, tuple(rng.integers(5, 40, 2)))
+    one_slice = [np.expand_dims(m, axis) for m in (prediction, reference)]
+    pair = pair_of(*one_slice, np.insert(spacing, axis, 1.7), tolerance)
+    expected = by_monai(prediction, reference, spacing, tolerance)
+    assert figures(pair, expected) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    expected = by_surface_distance(prediction, reference, spacing, tolerance)
+    assert figures(pair, expected) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_one_pixel_of_a_picture_has_a_contour():
+    a, b = boxed((9, 9, 1), ((1, 1, 0), (2, 2, 1))), boxed((9, 9, 1), ((4, 5, 0), (5, 6, 1)))
+    assert METRICS["hd"](pair_of(a, b, (1.0, 1.0, 7.0))) == pytest.approx(5.0)
+    assert METRICS["assd"](pair_of(np.ones((3, 3, 1), bool), boxed((3, 3, 1), ((1, 1, 0), (2, 2, 1))), (1, 1, 1))) == (
+        pytest.approx((4 + 4 * math.sqrt(2) + 1) / 9)
+    )
 
 
 @pytest.mark.parametrize("structure", ["spleen", "kidney_left", "aorta"])
