@@ -36,7 +36,7 @@ class SurfaceDistances:
 
 
 def voxel_distances(prediction: Mask, reference: Mask, affine: Floats, flat: Flat = SOLID) -> SurfaceDistances:
-    """By the voxel surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4); it has one voxel along ``flat`` axes."""
+    """By the voxel surface; masks (I, J, K), neither empty, with ``affine`` (4, 4); along ``flat`` axes the image has one voxel."""
     axes = memory_order(reference)
     solid = [n for n, axis in enumerate(axes) if not flat[axis]]
     first, second = (voxel_surface(np.ascontiguousarray(m.transpose(axes)), solid) for m in (prediction, reference))
@@ -45,7 +45,7 @@ def voxel_distances(prediction: Mask, reference: Mask, affine: Floats, flat: Fla
 
 
 def area_distances(prediction: Mask, reference: Mask, affine: Floats, flat: Flat = SOLID) -> SurfaceDistances:
-    """By the area surface; masks (I, J, K), neither empty, on the grid of ``affine`` (4, 4); it has one voxel along ``flat`` axes."""
+    """By the area surface; masks (I, J, K), neither empty, with ``affine`` (4, 4); along ``flat`` axes the image has one voxel."""
     axes = memory_order(reference)
     solid = [n for n, axis in enumerate(axes) if not flat[axis]]
     columns = affine[:3, :3][:, axes]
