@@ -46,7 +46,7 @@ def make_scan() -> tuple[np.ndarray, np.ndarray]:
     body = (i / 0.86) ** 2 + (j / 0.66) ** 2 < 1
     scan = np.empty(SHAPE, np.int16, order="F")
     for k in range(SHAPE[2]):
-        grain = rng.normal(0, 30, SHAPE[:2]).astype(np.float32)
+        grain = rng.normal(0, 40, SHAPE[:2]).astype(np.float32)
         scan[:, :, k] = np.where(body, 40 + 60 * smooth[:, :, k] + grain, -1000 + grain / 2.5)
     labels = np.zeros(SHAPE, np.uint8, order="F")
     for value, low in enumerate(np.linspace(0.2, 2.2, 10), 1):
