@@ -28,6 +28,7 @@ _CONTEXT = (  # what may tell two frames at one place from each other
     "AcquisitionTime",
     "ContentTime",
 )
+_RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}  # and what absence means
 _FRAME_CONTEXT = ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber")
 
 
@@ -176,9 +177,12 @@ def _spacing(dataset: Dataset, where: str) -> tuple[float, float]:
 
 def _rescale(dataset: Dataset, where: str) -> tuple[float, float]:
     found = []
-    for keyword, absent in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+    for keyword, absent in _RESCALE.items():
         value = numbers(dataset, keyword)
-        if value is None and not text(dataset, keyword):
+        blank = keyword in dataset and any(
+            text(dataset, other) for other in _RESCALE
+        )  # which GDCM takes as 0, others as 1
+        if value is None and not blank and not text(dataset, keyword):
             value = np.array([absent])
         if value is None or value.shape != (1,) or not np.isfinite(value[0]):
             raise DataError(f"{where}: {keyword} must be one finite number; intensities cannot be computed")

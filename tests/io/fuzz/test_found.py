@@ -109,3 +109,14 @@ def test_a_high_bit_that_compressed_codes_do_not_have_is_refused(tmp_path: Path)
 def test_a_high_bit_that_native_pixels_do_have_is_obeyed(tmp_path: Path) -> None:
     every(BitsStored=12, HighBit=13)(tmp_path)
     assert read_volume(tmp_path).data.max() == ((1000 - INTERCEPT) >> 2) + INTERCEPT
+
+
+def test_a_blank_slope_beside_an_intercept_is_refused_and_two_blank_ones_are_none(tmp_path: Path) -> None:
+    """GDCM takes a blank slope as 0, pydicom's users as 1."""
+    every(RescaleSlope="")(tmp_path / "one")
+    with pytest.raises(DataError, match="RescaleSlope must be one finite number"):
+        read_volume(tmp_path / "one")
+    every(RescaleSlope="", RescaleIntercept="")(tmp_path / "both")
+    volume = read_volume(tmp_path / "both")
+    assert volume.data.max() == 1000 - INTERCEPT
+    assert "Hounsfield" in volume.warnings[0]
