@@ -82,7 +82,9 @@ def compare(
     elif not quiet:
         _print_rows(result)
     if output is not None and not quiet:
-        note_line(f"wrote comparison.csv, .md, .tex, methods.md, forest.png, forest.svg and box.png into {output}")
+        note_line(
+            f"wrote comparison.html, .csv, .md, .tex, methods.md, forest.png, forest.svg and box.png into {output}"
+        )
     if any(result.skipped.values()):
         problems = "; ".join(
             f"{name}: {case} ({why})" for name, bad in result.skipped.items() for case, why in bad.items()

@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "safetensors")
+PACKAGES = (
+    "torch",
+    "monai",
+    "lightning",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "nibabel",
+    "SimpleITK",
+    "pydicom",
+    "safetensors",
+)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.files import write_together
+from medseg.core.provenance import provenance
 from medseg.report.comparison_methods import methods_text
 from medseg.report.comparison_tables import HEADER, cells, to_csv, to_latex, to_markdown
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
@@ -55,7 +56,7 @@ class Comparison:
         return f"Paired comparison on {len(self.patients)} cases of {people} patients. {NOTES}"
 
     def save(self, folder: Path) -> None:
-        """Write comparison.csv, .md and .tex, methods.md, forest.png and .svg and box.png into ``folder``, all or none.
+        """Write comparison.html, .csv, .md, .tex, methods.md, forest.png, .svg and box.png into ``folder``, all or none.
 
         Raises OutputError or ResourceError where the place is read-only or full.
         """
@@ -70,7 +71,31 @@ class Comparison:
         files = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
         files |= {f"forest.{kind}": forest_plot(self.rows, kind) for kind in ("png", "svg")}
         files["box.png"] = box_plot(self.models, self.endpoints, "png")
+        files["comparison.html"] = self._page(files["forest.svg"], files["box.png"])
         write_together({folder / name: content for name, content in files.items()})
+
+    def _page(self, forest: bytes, box: bytes) -> bytes:
+        from medseg.report.html import inline, rendered
+
+        place = HEADER.index("comparison")
+        by_pair: dict[str, list[list[str]]] = {}
+        for row in self.rows:
+            listed = cells(row)
+            by_pair.setdefault(listed.pop(place), []).append(listed)
+        return rendered(
+            "comparison.html",
+            models=[m.name for m in self.models],
+            cases=len(self.patients),
+            patients=len(set(self.patients.values())),
+            created=provenance()["created"],
+            skipped=[[name, *item] for name, bad in self.skipped.items() for item in bad.items()],
+            columns=[name for name in HEADER if name != "comparison"],
+            tables=list(by_pair.items()),
+            notes=NOTES,
+            forest=inline(forest),
+            box=inline(box),
+            methods=self.methods().partition("\n")[2].strip(),
+        )
 
     def __repr__(self) -> str:
         return f"Comparison({len(self.models)} models, {len(self.patients)} case(s), {len(self.rows)} row(s))"

@@ -125,4 +125,6 @@ def _skipped(skipped: Mapping[str, Mapping[str, str]]) -> str:
 
 def _software() -> str:
     found = versions()
-    return ", ".join(f"{name} {found[name]}" for name in ("medseg", "python", "numpy", "scipy") if name in found)
+    return ", ".join(
+        f"{name} {found[name]}" for name in ("medseg", "python", "numpy", "scipy", "statsmodels") if name in found
+    )

@@ -1,15 +1,14 @@
 """The page of an evaluation, one file that opens without a network, and its tables in Markdown beside it."""
 
-import base64
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from medseg.core.provenance import provenance
 from medseg.core.text import printable
 from medseg.report.evaluation import STAR, SUMMARY_COLUMNS, Report, format_value, summary_cells
 from medseg.report.gallery import Picture
+from medseg.report.html import inline, rendered
 from medseg.report.plots_evaluation import MAX_PANELS, MAX_STRIPS, agreement_plot, strip_plot
 from medseg.statistics import INTERVAL_METHOD
 
@@ -20,8 +19,8 @@ _BACKSLASH_PIPE = "\\|"
 def page_files(report: Report, pictures: Sequence[Picture]) -> dict[str, bytes]:
     """``report.html`` and ``report.md`` by name."""
     content = _content(report)
-    texts = {"report.html": _html(report, content, pictures), "report.md": _markdown(content)}
-    return {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    markdown = _markdown(content).encode("utf-8", "backslashreplace")
+    return {"report.html": _html(report, content, pictures), "report.md": markdown}
 
 
 def _content(report: Report) -> dict[str, Any]:
@@ -85,28 +84,17 @@ def _facts(report: Report) -> list[list[str]]:
     return facts
 
 
-def _html(report: Report, content: dict[str, Any], pictures: Sequence[Picture]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    strips = [(metric, _inline(svg)) for metric in STRIPS if (svg := strip_plot(report, metric))]
+def _html(report: Report, content: dict[str, Any], pictures: Sequence[Picture]) -> bytes:
     agreement = agreement_plot(report)
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
         **content,
-        strips=strips,
-        agreement=_inline(agreement) if agreement else "",
-        pictures=[(p.title, p.remark, _inline(p.png)) for p in pictures],
+        strips=[(metric, inline(svg)) for metric in STRIPS if (svg := strip_plot(report, metric))],
+        agreement=inline(agreement) if agreement else "",
+        pictures=[(p.title, p.remark, inline(p.png)) for p in pictures],
         max_strips=MAX_STRIPS,
         max_panels=MAX_PANELS,
     )
-
-
-def _inline(picture: bytes) -> str:
-    """As a data URI: within an image, no name in a picture can become part of the page."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def _markdown(content: dict[str, Any]) -> str:

@@ -58,19 +58,18 @@ def compare(
     if output is not None:
         check_writable(Path(output))
     asked = metrics or DEFAULT_METRICS
-    sources: list[_Source] = []
-    for path in paths:
-        if _is_scored(path, reference):
-            sources.append(_earlier(path))
-        else:
-            given = {"labels": labels, "metrics": asked, "tolerance_mm": tolerance_mm, "skip_bad": skip_bad}
-            sources.append(_scored_now(path, reference, given, progress))
-    names = _names(paths)
-    units = {s.metric: s.unit for source in sources for s in source.scores}
-    skipped = {name: source.skipped for name, source in zip(names, sources, strict=True)}
-    scored = [_model(name, source, asked) for name, source in zip(names, sources, strict=True)]
+    scored: list[ModelScores] = []
+    units: dict[str, str] = {}
+    rules: dict[str, Mapping[str, Any]] = {}
+    skipped: dict[str, Mapping[str, str]] = {}
+    given = {"labels": labels, "metrics": asked, "tolerance_mm": tolerance_mm, "skip_bad": skip_bad}
+    for name, path in zip(_names(paths), paths, strict=True):  # the single scores of one model are held at a time
+        source = _earlier(path) if _is_scored(path, reference) else _scored_now(path, reference, given, progress)
+        units |= {s.metric: s.unit for s in source.scores}
+        rules[name], skipped[name] = source.rules, source.skipped
+        scored.append(_model(name, source, asked))
     _check_references(scored)
-    judged = _same_rules({name: source.rules for name, source in zip(names, sources, strict=True)})
+    judged = _same_rules(rules)
     if any(_is_scored(path, reference) for path in paths):
         _check_structures(scored)
     cases = sorted(set().union(*(m.cases for m in scored)))

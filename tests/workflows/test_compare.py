@@ -10,7 +10,16 @@ from medseg import compare, evaluate
 from medseg.core.errors import ConfigError, DataError, OutputError
 from tests.workflows.test_evaluate import LABELS, boxes, save
 
-FILES = {"comparison.csv", "comparison.md", "comparison.tex", "methods.md", "forest.png", "forest.svg", "box.png"}
+FILES = {
+    "comparison.html",
+    "comparison.csv",
+    "comparison.md",
+    "comparison.tex",
+    "methods.md",
+    "forest.png",
+    "forest.svg",
+    "box.png",
+}
 
 
 @pytest.fixture
@@ -82,11 +91,26 @@ def test_every_file_is_written_and_says_what_was_done(models, tmp_path):
     assert r"b $-$ a & 4 &" in (out / "comparison.tex").read_text()
 
 
+def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_names(models, tmp_path):
+    a, b, reference = models
+    evil = b.rename(tmp_path / "<b>")
+    (evil / "c3_seg.nii.gz").unlink()
+    compare([a, evil], reference=reference, labels=LABELS, output=tmp_path / "out", skip_bad=True)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt; − a" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert page.count("data:image/") == 2
+    for words in ("prediction missing", "against &lt;b&gt;", "Holm", "seed 0", "</html>"):
+        assert words in page
+
+
 def test_a_second_run_gives_the_same_bytes(models, tmp_path):
     a, b, reference = models
     for name in ("one", "two"):
         compare([a, b], reference=reference, labels=LABELS, output=tmp_path / name)
-    for name in FILES:
+    for name in FILES - {"comparison.html"}:  # which says when it was made
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
