@@ -90,9 +90,8 @@ def evaluate(
         print(json.dumps(report.to_dict(), ensure_ascii=True, allow_nan=False))
     elif not quiet:
         _print_tables(report)
-    for warning in dict.fromkeys(w for case in report.cases for w in case.warnings):
-        if not quiet:
-            note_line(f"warning: {warning}")
+    for line in () if quiet else _warnings(report):
+        note_line(f"warning: {line}")
     if output is not None and not quiet:
         note_line(f"wrote report.html, report.md, scores.csv and summary.json into {output}")
     if report.skipped:
@@ -119,6 +118,15 @@ def tolerances(options: list[str]) -> dict[str, float]:
             raise ConfigError(f"--tolerance: {name or 'the tolerance of all structures'} is given twice")
         found[name] = millimetres
     return found
+
+
+def _warnings(report: "Report") -> list[str]:
+    """What reading had to assume, said once where several cases share it."""
+    cases: dict[str, list[str]] = {}
+    for case in report.cases:
+        for warning in case.warnings:
+            cases.setdefault(warning, []).append(case.id)
+    return [f"{ids[0]}{f' and {len(ids) - 1} more' if ids[1:] else ''}: {warning}" for warning, ids in cases.items()]
 
 
 def _print_tables(report: "Report") -> None:

@@ -45,7 +45,7 @@ def contours_as_masks(path: Path, dataset: Dataset, like: Geometry | None) -> Na
     regions = [(number, label) for number, label in _regions(name, dataset).items() if number in contours]
     closed = [(number, label) for number, label in regions if contours[number] is not None]
     aside = [printable(label) for number, label in regions if contours[number] is None]
-    notes = (f"{name}: set aside, points or open lines: {', '.join(aside)}",) if aside else ()
+    notes = (f"structures set aside, points or open lines: {', '.join(aside)}",) if aside else ()
 
     def pieces(n: int) -> Iterator[Piece]:
         number, label = closed[n]

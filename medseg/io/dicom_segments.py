@@ -176,7 +176,7 @@ def _own_grid(name: str, frames: Sequence[Frame], header: Header) -> tuple[Geome
     grid = Geometry((columns, rows, planes), _affine(first, step))
     for frame in frames:
         _order(f"{name}: {frame.name}", frame, grid, (columns, rows))
-    note = f"{name}: does not say how its planes are spaced: {spacing:.4g} mm, the smallest distance in it, is assumed"
+    note = f"the segmentation does not say how its planes are spaced: {spacing:.4g} mm, the smallest distance in it, is assumed"
     return grid, () if told else (note,)
 
 

@@ -86,8 +86,8 @@ def _matched(masks: NamedMasks, labels: Labels) -> tuple[dict[int, int], list[st
             "does not have: is one of them the other under another name? Rename it in the labels or in the file, or "
             "take it out of one of them"
         )
-    notes = [f"{masks.source}: set aside, not in the labels: {_listed(extra)}"] if extra else []
-    notes += [f"{masks.source}: no {_shown(name)} in it: taken as empty" for name in missing]
+    notes = [f"structures set aside, not in the labels: {_listed(extra)}"] if extra else []
+    notes += [f"no structure {_shown(name)} in the reference: taken as empty" for name in missing]
     return chosen, notes
 
 
@@ -104,7 +104,7 @@ def _overlaps(
             f"{masks.source}: structures overlap ({pairs}), and a label map holds one of them a voxel; give labels, "
             "whose order decides: the structure with the larger value keeps the voxel"
         )
-    return [f"{masks.source}: structures overlap ({pairs}): the one with the larger label value keeps the voxel"]
+    return [f"structures overlap ({pairs}): the one with the larger label value keeps the voxel"]
 
 
 def _listed(names: list[str]) -> str:

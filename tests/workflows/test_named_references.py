@@ -100,7 +100,7 @@ def test_the_command_line_says_what_reading_a_reference_had_to_assume(made, tmp_
     labels.write_text(json.dumps({"labels": LABELS.mapping()}))
     assert run(["evaluate", str(path), str(folder), "--labels", str(labels)]) == 0
     assert "warning: " in (said := capsys.readouterr().err)
-    assert "no 'lost' in it: taken as empty" in " ".join(said.split())
+    assert "warning: ct: no structure 'lost' in the reference: taken as empty" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("kind", KINDS)
