@@ -1,8 +1,8 @@
 """Seconds and memory to evaluate a label map: medseg beside MONAI and surface-distance, in turns, the same values checked.
 
-    python benchmarks/evaluation.py                      # 25 organs for medseg and surface-distance, 3 for all
+    python benchmarks/evaluation.py                      # 3 organs, then 25
     python benchmarks/evaluation.py --shape 512 512 572  # 150 million voxels
-    python benchmarks/evaluation.py --rounds 1 --skip monai-25
+    python benchmarks/evaluation.py --skip monai-25      # MONAI on 3 organs alone
 
 Random ellipsoids, the same at every run, and the same again moved and scaled by some millimetres. Each measurement is a
 process of its own that loads the two arrays, imports, and then times the figures alone; memory is that process's peak.
