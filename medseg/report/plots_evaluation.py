@@ -19,7 +19,7 @@ from medseg.report.evaluation import Report
 
 MAX_STRIPS = 60
 MAX_PANELS = 12
-RASTER_ABOVE = 2000  # points; as single marks they would fill megabytes
+RASTER_ABOVE = 5000  # points in a figure; as single marks they would fill megabytes
 _MARKS = {"scored": ("o", "0.35"), "missed": ("x", PALETTE[0]), "spurious": ("^", PALETTE[1])}
 
 
@@ -58,6 +58,7 @@ def strip_plot(report: Report, metric: str) -> bytes | None:
     for score in report.scores:
         if score.metric == metric and score.structure in by_structure and not math.isnan(score.value):
             by_structure[score.structure].append(score)
+    _raster_many(axes, sum(map(len, by_structure.values())))
     for place, row in enumerate(rows):
         _draw_strip(axes, place, row, by_structure[row.structure])
     axes.set_yticks(range(len(rows)), [printable(s.structure) for s in rows], fontsize=8, parse_math=False)
@@ -82,10 +83,15 @@ def _draw_strip(axes: Axes, place: int, row: Summary, scores: Sequence[Score]) -
     axes.plot(row.mean, place, "D", color="black", markerfacecolor="white", markersize=4.5)
 
 
+def _raster_many(axes: Axes, points: int) -> None:
+    """Beyond RASTER_ABOVE points in the figure the marks become pixels; lines and text stay lines and text."""
+    if points > RASTER_ABOVE:
+        axes.set_rasterization_zorder(1.5)
+
+
 def _marks(axes: Axes, across: list[float], up: list[float], state: str) -> None:
     marker, colour = _MARKS[state]
-    (line,) = axes.plot(across, up, marker, linestyle="none", color=colour, markersize=4, markeredgewidth=0.8)
-    line.set(rasterized=len(across) > RASTER_ABOVE)
+    (line,) = axes.plot(across, up, marker, linestyle="none", color=colour, markersize=4, markeredgewidth=0.8, zorder=1)
     if marker == "o":
         line.set_markerfacecolor("none")
 
@@ -104,6 +110,7 @@ def agreement_plot(report: Report) -> bytes | None:
     figure = _figure(3.6 * columns, 2.9 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
+        _raster_many(axes, sum(len(volumes[name]) for name in names))
         _draw_agreement(axes, name, volumes[name])
     for axes in panels[len(names) :]:
         axes.set_axis_off()

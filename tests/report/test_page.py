@@ -148,3 +148,11 @@ def test_a_picture_is_cut_to_its_structure(report):
 
     # 15 mm are 8, 10 and 5 voxels.
     assert _box("liver", report.labels, (maps, maps)) == ((22, 10, 5), (20, 26, 12))
+
+
+def test_many_cases_do_not_make_a_huge_page():
+    rng = np.random.default_rng(0)
+    rows = [(f"c{n}", name, float(rng.random()), 3.0, 4.0, "scored") for n in range(1500) for name in "abcd"]
+    many = report_of(rows)
+    assert len(strip_plot(many, "dice")) < 500_000
+    assert len(agreement_plot(many)) < 500_000
