@@ -21,6 +21,7 @@ from medseg.cli.evaluate import evaluate
 from medseg.cli.infer import infer
 from medseg.cli.info import info
 from medseg.cli.phantom import phantom
+from medseg.cli.power import power
 from medseg.cli.train import train
 from medseg.core.errors import MedsegError
 from medseg.core.files import DISK_FULL
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, infer, evaluate, compare, convert, phantom, demo, info):
+for verb in (train, infer, evaluate, compare, power, convert, phantom, demo, info):
     app.command()(verb)
 app.add_typer(dicom, name="dicom")
 

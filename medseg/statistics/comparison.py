@@ -16,7 +16,18 @@ Floats = npt.NDArray[np.float64]
 TIE = 1e-9  # differences below this are a tie
 AT_FAULT = ("missed", "spurious")
 _FIGURES = (
-    *("mean_first", "mean_second", "mean", "median", "low", "high", "wilcoxon_p", "permutation_p", "wilcoxon_holm"),
+    *(
+        "mean_first",
+        "mean_second",
+        "mean",
+        "median",
+        "sd",
+        "low",
+        "high",
+        "wilcoxon_p",
+        "permutation_p",
+        "wilcoxon_holm",
+    ),
     *("permutation_holm", "rank_biserial", "d_z"),
 )
 _NOTHING: dict[str, Any] = {**dict.fromkeys(_FIGURES, math.nan), "interval": ""}
@@ -54,7 +65,8 @@ class Difference:
     ``wins`` and ``losses`` are those of ``second``, with the cases that only one of them defines: ``against_first`` and
     ``against_second`` count those that its miss, spurious structure or missing prediction left undefined, ``unclear``
     those where that is unknown. Where a miss or a spurious structure left a distance undefined, wins and losses are stated
-    and no other figure is. ``rank_biserial`` and ``d_z`` are positive where ``second`` is better.
+    and no other figure is. ``rank_biserial`` and ``d_z`` are positive where
+    ``second`` is better; ``sd`` is of the patients' mean differences, for ``statistics.power``.
     """
 
     endpoint: Endpoint
@@ -66,6 +78,7 @@ class Difference:
     mean_second: float
     mean: float
     median: float
+    sd: float
     low: float
     high: float
     interval: str
@@ -198,6 +211,7 @@ def _described(pair: _Pairs, differences: Floats, by_patient: Floats, flip: floa
         mean_second=_mean(pair.b[kept]),
         mean=_mean(d),
         median=float(np.median(d)) if len(d) else math.nan,
+        sd=float(units.std(ddof=1)) if len(units) > 1 else math.nan,
         low=math.nan,
         high=math.nan,
         interval="",
