@@ -11,7 +11,7 @@ from medseg.io.dicom_fill import filled_in
 from medseg.io.dicom_header import text
 from medseg.io.dicom_listing import SeriesFacts, chosen, facts_of
 from medseg.io.dicom_pixels import check_voxels, read_intensities
-from medseg.io.dicom_series import placed, series_in
+from medseg.io.dicom_series import check_no_end_slice, placed, series_in
 from medseg.io.dicom_survey import survey
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 
@@ -30,9 +30,12 @@ def read_dicom(place: Path, options: ReadOptions = DEFAULTS) -> Scan:
     with _quiet():
         found = survey(place)
         found.check_images()
-        series, aside = chosen(series_in(found.images), found.place, options.series)
+        everything = series_in(found.images)
+        series, aside = chosen(everything, found.place, options.series)
         ready = placed(series, found.place, options.on_gap)
         stack = ready.stack
+        if options.series is None:
+            check_no_end_slice(stack, [one for one in everything if one is not series], found.place)
         check_voxels(stack.geometry.shape, found.place, options.max_voxels)
         data = read_intensities(stack.frames, place=found.place)
     planes = stack.geometry.shape[2]

@@ -59,6 +59,26 @@ def placed(series: Series, place: Path, on_gap: OnGap = "refuse") -> Placed:
     return Placed(stack, (*copies, *meant, *stack.notes))
 
 
+def check_no_end_slice(stack: Stack, others: Iterable[Series], place: Path) -> None:
+    """Raise DataError where a single image of another series lies just where ``stack`` would go on: a slice that lost its UID.
+
+    Set aside like a scout, it would leave the volume a slice short at that end, and no gap would show.
+    """
+    count = stack.geometry.shape[2]
+    ends = stack.geometry.to_world([[0, 0, -1], [0, 0, count]])
+    for header in (one[0] for one in others if len(one) == 1):
+        position = numbers(header.dataset, "ImagePositionPatient")
+        if position is None or position.shape != (3,):
+            continue
+        away = np.linalg.norm(ends - position * [-1, -1, 1], axis=1).min()  # DICOM's LPS to RAS
+        if away <= 0.1 * min(stack.geometry.spacing_mm):
+            raise DataError(
+                f"{shown(place)}: {header.path.name} lies where the series of {count} slices would go on, but its "
+                "SeriesInstanceUID is another or blank: a slice that was split off? Give it the series' UID, remove it, or "
+                "choose by --series"
+            )
+
+
 def _series_key(header: Header) -> tuple[str, ...]:
     """SeriesInstanceUID; where anonymisation blanked it, what else tells series apart."""
     uid = text(header.dataset, "SeriesInstanceUID")

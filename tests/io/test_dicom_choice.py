@@ -209,3 +209,15 @@ def test_a_ball_in_tilted_slices_is_found_where_it_is(cosines, step, spacing, tm
     assert mask.sum() * volume.geometry.voxel_volume_ml == pytest.approx(4 / 3 * np.pi * RADIUS**3 / 1000, rel=0.05)
     wrong = mask != (np.array(distances) < RADIUS)
     assert np.abs(np.array(distances)[wrong] - RADIUS).max() < 0.5
+
+
+@pytest.mark.parametrize("uid", ["", make.uid(999)])
+@pytest.mark.parametrize("end", [0, -1])
+def test_an_end_slice_that_lost_its_series_is_not_set_aside(uid: str, end: int, tmp_path: Path) -> None:
+    slices = make.series()
+    make.put(slices[end], SeriesInstanceUID=uid)
+    make.save(slices, tmp_path)
+    with pytest.raises(DataError, match=r"IM\d+\.dcm lies where the series of 11 slices would go on"):
+        read_dicom(tmp_path)
+    whole = make.series()[1].SeriesInstanceUID
+    assert read_dicom(tmp_path, ReadOptions(series=whole)).volume.geometry.shape[2] == 11
