@@ -28,7 +28,7 @@ ROOMS = {
     "__main__": {"cli"},
     "__init__": BELOW | {"workflows"},
 }
-MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare"}  # compare scores each model by evaluate
+MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare", "agree"}  # the last two score by evaluate
 INFERENCE_FROM_DATA = {"medseg.data.preprocess"}
 
 # Which modules a library may enter by.
@@ -99,6 +99,7 @@ NO_FILE = {
     ("report.curves", "figure.savefig"): "into a BytesIO, for write_durable",
     ("report.plots_evaluation", "figure.savefig"): "into a BytesIO, for write_together",
     ("report.plots_comparison", "figure.savefig"): "into a BytesIO, for write_together",
+    ("workflows.agree", "found.save"): "our Agreement, which writes by core.files",
     ("workflows.compare", "result.save"): "our Comparison, which writes by core.files",
     ("report.overlay", "figure.savefig"): "into a BytesIO, for write_durable",
     ("models.bundle", "safetensors.torch.save"): "gives bytes, for write_durable",

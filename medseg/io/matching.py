@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.core.case import case_id, has_image_suffix
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.io.mask_folder import mask_files
 from medseg.io.source import shown
 
@@ -72,6 +72,19 @@ def holds_label_maps(folder: Path) -> bool:
         return any(_is_label_map(e) and not e.name.lower().endswith(PICTURES) for e in folder.iterdir())
     except OSError as error:
         raise DataError(f"{shown(folder)}: this folder cannot be read ({error.strerror})") from None
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart. Raises ConfigError where one folder is given twice."""
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        twice = next(p for p in resolved if resolved.count(p) > 1)
+        raise ConfigError(f"{shown(twice)} is given twice: give different folders")
+    for depth in range(1, max(len(p.parts) for p in resolved) + 1):
+        names = [shown(Path(*p.parts[-depth:])) for p in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [shown(p) for p in resolved]
 
 
 def _same_file(a: Path, b: Path) -> bool:

@@ -3,10 +3,8 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,32 +14,12 @@ from medseg.core.labels import PALETTE
 from medseg.core.scores import Score, Summary
 from medseg.core.text import printable
 from medseg.report.evaluation import Report
+from medseg.statistics.agreement import limits_of_agreement
 
 MAX_STRIPS = 60
 MAX_PANELS = 12
 RASTER_ABOVE = 5000  # points in a figure; as single marks they would fill megabytes
 _MARKS = {"scored": ("o", "0.35"), "missed": ("x", PALETTE[0]), "spurious": ("^", PALETTE[1])}
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Predicted less reference volume over cases, in mL: mean, 95 % limits of agreement, n. NaN limits with fewer than two.
-
-    Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
-    """
-
-    bias: float
-    low: float
-    high: float
-    n: int
-
-
-def limits_of_agreement(differences: npt.NDArray[np.float64]) -> Agreement:
-    """Mean, and mean plus and minus 1.96 standard deviations (n - 1)."""
-    n = len(differences)
-    bias = float(differences.mean()) if n else math.nan
-    spread = 1.96 * float(differences.std(ddof=1)) if n > 1 else math.nan
-    return Agreement(bias, bias - spread, bias + spread, n)
 
 
 def strip_plot(report: Report, metric: str) -> bytes | None:

@@ -12,7 +12,7 @@ from medseg.core.files import check_writable
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
-from medseg.io.matching import holds_label_maps
+from medseg.io.matching import holds_label_maps, short_names
 from medseg.io.scores_csv import RULES, SCORES, read_scores, read_summary
 from medseg.io.source import shown
 from medseg.metrics.rules import DEFAULT_TOLERANCE_MM
@@ -63,7 +63,7 @@ def compare(
     rules: dict[str, Mapping[str, Any]] = {}
     skipped: dict[str, Mapping[str, str]] = {}
     given = {"labels": labels, "metrics": asked, "tolerance_mm": tolerance_mm, "skip_bad": skip_bad}
-    for name, path in zip(_names(paths), paths, strict=True):  # the single scores of one model are held at a time
+    for name, path in zip(short_names(paths), paths, strict=True):  # the single scores of one model are held at a time
         source = _earlier(path) if _is_scored(path, reference) else _scored_now(path, reference, given, progress)
         units |= {s.metric: s.unit for s in source.scores}
         rules[name], skipped[name] = source.rules, source.skipped
@@ -84,19 +84,6 @@ def compare(
     if output is not None:
         result.save(Path(output))
     return result
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart. Raises ConfigError where one folder is given twice."""
-    resolved = [path.resolve() for path in paths]
-    if len(set(resolved)) < len(resolved):
-        twice = next(p for p in resolved if resolved.count(p) > 1)
-        raise ConfigError(f"{shown(twice)} is given twice: the models are identical; give different folders")
-    for depth in range(1, max(len(p.parts) for p in resolved) + 1):
-        names = [shown(Path(*p.parts[-depth:])) for p in resolved]
-        if len(set(names)) == len(names):
-            return names
-    return [shown(p) for p in resolved]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from medseg.core.volume import LabelMap
 from medseg.report.evaluation import Report, ScoredCase
 from medseg.report.gallery import Picture, worst_pictures
 from medseg.report.page import page_files
-from medseg.report.plots_evaluation import agreement_plot, limits_of_agreement, strip_plot
+from medseg.report.plots_evaluation import agreement_plot, strip_plot
 from medseg.statistics import summarise, worst_scores
+from medseg.statistics.agreement import limits_of_agreement
 
 EVIL = "<script>alert('x')</script>"
 
