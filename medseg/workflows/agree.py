@@ -43,6 +43,7 @@ def agree(
     paths = [Path(reader) for reader in readers]
     if len(paths) < 2:
         raise ConfigError(f"{len(paths)} reader(s) given; agree needs two or more folders of label maps")
+    names = tuple(short_names(paths))
     check_group(group)
     if output is not None:
         check_writable(Path(output))
@@ -54,7 +55,6 @@ def agree(
     values = {pair: {(s.metric, s.structure, s.case): s.value for s in r.scores} for pair, r in reports.items()}
     structures = list(dict.fromkeys(name for report in reports.values() for name in report.labels.names))
     patients = {c.id: patient_of(c.id, group) for c in reports[0, 1].cases}
-    names = tuple(short_names(paths))
     found = Agreement(
         names,
         tuple(_structure(name, values, patients, len(paths)) for name in structures),
