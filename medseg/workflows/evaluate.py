@@ -46,9 +46,9 @@ def evaluate(
     """Score label maps against their references: two files, or folders whose files are matched by case id.
 
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
-    error, or with ``resample`` brought onto the reference's grid (nearest voxel), which the report says. A reference may
-    also be a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is laid on the prediction's
-    grid, and its names must be among ``labels``.
+    error, or with ``resample`` brought onto the reference's grid (nearest voxel), which the report says. Either may also be
+    a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is laid on the other's grid, and
+    its names must be among ``labels``.
 
     ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``);
     without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv``,
@@ -147,9 +147,13 @@ def _read_ahead(
     with ThreadPoolExecutor(2) as threads:
         try:
             for pair in pairs:
-                prediction = threads.submit(_read, pair.prediction, labels)
                 # Submitted after what it may wait for, so that two threads never wait for each other.
-                reference = threads.submit(_read, pair.reference, labels, prediction)
+                if holds_named_masks(pair.prediction) and not holds_named_masks(pair.reference):
+                    reference = threads.submit(_read, pair.reference, labels)
+                    prediction = threads.submit(_read, pair.prediction, labels, reference)
+                else:
+                    prediction = threads.submit(_read, pair.prediction, labels)
+                    reference = threads.submit(_read, pair.reference, labels, prediction)
                 waiting.append((pair, prediction, reference))
                 if len(waiting) > 1:
                     yield waiting.popleft()

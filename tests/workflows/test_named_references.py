@@ -76,6 +76,14 @@ def test_a_prediction_in_any_storage_order_is_scored_against_what_lies_in_the_sa
     assert report.mean("dice", "liver") == pytest.approx(2 * a / (a + b))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_may_have_names_too_and_lie_on_the_references_grid(made, kind, tmp_path):
+    predicted = write_reference(made, kind, tmp_path / "predictions" / "ct")
+    reference = prediction(made, tmp_path / "references" / "ct.nii.gz", order=17)
+    report = evaluate(predicted, reference, labels=LABELS)
+    assert {s.value for s in report.scores if s.metric == "dice" and s.structure in ("liver", "kidney_left")} == {1.0}
+
+
 def test_a_prediction_on_another_grid_is_refused(made, tmp_path):
     affine = made.label_map.geometry.affine @ np.diag([1, 1, 1.3, 1])
     moved = LabelMap(made.label_map.data, Geometry(made.label_map.geometry.shape, affine), LABELS)
