@@ -47,8 +47,9 @@ def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], di
             )
     if not predictions.is_dir() and not references.is_dir():
         return [FilePair(_id(predictions), predictions, references)], {}
-    if not predictions.is_dir() and mask_files(references) and _id(predictions) == _id(references):
-        return [FilePair(_id(predictions), predictions, references)], {}  # one mask per structure, of this case
+    for folder, file in ((references, predictions), (predictions, references)):
+        if not file.is_dir() and mask_files(folder) and _id(predictions) == _id(references):
+            return [FilePair(_id(predictions), predictions, references)], {}  # one mask per structure, of this case
     predicted, expected = _by_id(predictions), _by_id(references)
     common = sorted(set(predicted) & set(expected))
     # A single file asks for its own case; a folder asks for all that it holds.
