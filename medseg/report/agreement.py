@@ -13,7 +13,7 @@ from medseg.core.files import write_together
 NOTES = (
     "dice: mean over the pairs of readers and the cases where either holds the structure, with a 95 % bootstrap interval by "
     "patient. ICC: ICC(2,1) of volumes, two-way random, absolute agreement. SDC: smallest detectable change. Bias: mean of the "
-    "second's volume less the first's, with 95 % limits of agreement. –: undefined."
+    "second's volume less the first's, with 95 % limits of agreement. * percentile interval, where BCa is undefined. –: undefined."
 )
 HEADER = ("structure", "cases", "dice [95 % interval]", "ICC [95 % interval]", "SDC (mL)", "least pairwise dice")
 PAIR_HEADER = ("structure", "first", "second", "cases", "dice", "bias [limits] (mL)")
@@ -62,10 +62,16 @@ class Agreement:
     def table(self) -> list[list[str]]:
         """Header and rows by structure, as people read them."""
         rows = [
-            [s.structure, str(s.cases), _limits(s.dice, s.dice_low, s.dice_high, 4), _limits(s.icc, s.icc_low, s.icc_high, 3),
-             _text(s.sdc_ml, 2), _text(s.least_dice, 4)]
+            [
+                s.structure,
+                str(s.cases),
+                _limits(s.dice, s.dice_low, s.dice_high, 4) + ("*" if s.dice_interval == "percentile" else ""),
+                _limits(s.icc, s.icc_low, s.icc_high, 3),
+                _text(s.sdc_ml, 2),
+                _text(s.least_dice, 4),
+            ]
             for s in self.structures
-        ]  # fmt: skip
+        ]
         return [list(HEADER), *rows]
 
     def pair_table(self) -> list[list[str]]:

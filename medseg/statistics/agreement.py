@@ -70,20 +70,24 @@ def _mean_squares(values: Floats) -> tuple[float, float, float]:
     rows, columns, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
     left = values - rows[:, None] - columns[None, :] + mean
     of_cases, of_readers = k * ((rows - mean) ** 2).sum() / (n - 1), n * ((columns - mean) ** 2).sum() / (k - 1)
-    return float(of_cases), float(of_readers), float((left**2).sum() / ((n - 1) * (k - 1)))
+    found = (of_cases, of_readers, (left**2).sum() / ((n - 1) * (k - 1)))
+    rounding = 1e-12 * float(np.ptp(values)) ** 2
+    of_cases, of_readers, error = (0.0 if square <= rounding else float(square) for square in found)
+    return of_cases, of_readers, error
 
 
 def _limits(icc: float, of_cases: float, of_readers: float, error: float, *, n: int, k: int) -> tuple[float, float]:
-    """Limits of the 95 % interval; both the ICC itself where readers differ in nothing."""
+    """Limits of the 95 % interval: the ICC itself where readers differ in nothing, NaN where cases and error do not vary."""
     from scipy.stats import f
 
-    if error <= 0 and of_readers <= 0:
+    if error == 0 and of_readers == 0:
         return icc, icc
     a = k * icc / (n * (1 - icc))
     b = 1 + k * icc * (n - 1) / (n * (1 - icc))
-    degrees = (a * of_readers + b * error) ** 2 / (
-        (a * of_readers) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
-    )
+    squares = (a * of_readers) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1))
+    if squares == 0:
+        return math.nan, math.nan
+    degrees = (a * of_readers + b * error) ** 2 / squares
     above, below = f.ppf(0.975, n - 1, degrees), f.ppf(0.975, degrees, n - 1)
     rest = k * of_readers + (k * n - k - n) * error
     low = n * (of_cases - above * error) / (above * rest + n * of_cases)

@@ -35,3 +35,17 @@ def test_too_little_is_undefined():
     for values in (np.ones((1, 3)), np.ones((4, 1)), np.zeros((0, 2))):
         assert all(math.isnan(v) for v in vars(reliability(values)).values())
     assert math.isnan(reliability(np.ones((3, 2))).icc)
+
+
+def test_cases_all_alike_have_icc_0_without_an_interval():
+    found = reliability(np.array([[1.1, 1.3, 1.1]] * 4))
+    assert found.icc == 0.0
+    assert math.isnan(found.low)
+    assert found.sdc > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_volumes_that_differ_by_rounding_alone_have_icc_1(seed):
+    volumes = np.random.default_rng(seed).random(5)
+    found = reliability(np.stack([volumes, volumes * (1 + 1e-15), volumes / 3 * 3], axis=1))
+    assert (found.icc, found.low, found.high) == (1.0, 1.0, 1.0)

@@ -75,7 +75,17 @@ def test_files_and_table_hold_every_structure_and_pair(readers, tmp_path):
     assert [r["structure"] for r in rows] == ["liver", "tumour"]
     assert len((tmp_path / "out" / "pairs.csv").read_text().splitlines()) == 1 + 2 * 3
     assert len(found.table()) == 3
+    liver, tumour = found.table()[1:]
+    assert "*" not in liver[2]
+    assert "*" not in tumour[2]
     assert len(found.pair_table()) == 7
+
+
+def test_an_interval_of_two_cases_is_marked(readers):
+    for reader in readers:
+        for name in ("c2", "c3"):
+            (reader / f"{name}.nii.gz").unlink()
+    assert agree(readers, labels=LABELS).table()[2][2].endswith("]*")
 
 
 def test_one_reader_or_a_missing_case_is_refused(readers):
