@@ -93,7 +93,7 @@ def by_surface_distance(prediction: np.ndarray, reference: np.ndarray, organs: r
     for value in organs:
         found = sd.compute_surface_distances(reference == value, prediction == value, SPACING)
         areas = (found["surfel_areas_gt"], found["surfel_areas_pred"])
-        sums = (found["distances_gt_to_pred"] @ areas[0], found["distances_pred_to_gt"] @ areas[1])
+        sums = ((found["distances_gt_to_pred"] * areas[0]).sum(), (found["distances_pred_to_gt"] * areas[1]).sum())
         values["hd95_area"].append(sd.compute_robust_hausdorff(found, 95))
         values["assd_area"].append(sum(sums) / (areas[0].sum() + areas[1].sum()))
         values["nsd_area"].append(sd.compute_surface_dice_at_tolerance(found, TOLERANCE))

@@ -142,12 +142,17 @@ def _largest(s: SurfaceDistances) -> float:
 
 def _pooled_mean(s: SurfaceDistances) -> float:
     area = s.prediction_area.sum() + s.reference_area.sum()
-    return float((s.prediction_mm @ s.prediction_area + s.reference_mm @ s.reference_area) / area)
+    return float((_sum(s.prediction_mm, s.prediction_area) + _sum(s.reference_mm, s.reference_area)) / area)
 
 
 def _mean_of_means(s: SurfaceDistances) -> float:
-    there = s.prediction_mm @ s.prediction_area / s.prediction_area.sum()
-    return float((there + s.reference_mm @ s.reference_area / s.reference_area.sum()) / 2)
+    there = _sum(s.prediction_mm, s.prediction_area) / s.prediction_area.sum()
+    return float((there + _sum(s.reference_mm, s.reference_area) / s.reference_area.sum()) / 2)
+
+
+def _sum(distances: Floats, areas: Floats) -> float:
+    """Of distances weighed by area. Not by ``@``: BLAS would start threads of its own beside those over structures."""
+    return float((distances * areas).sum())
 
 
 def _percentile_by_area(distances: Floats, areas: Floats) -> float:
