@@ -161,3 +161,21 @@ def test_badness_rises_as_a_figure_gets_worse():
     assert badness(0.2, "higher") > badness(0.9, "higher")
     assert badness(9.0, "lower") > badness(2.0, "lower")
     assert badness(-5.0, "nearer to 0") > badness(3.0, "nearer to 0")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_case_is_counted_once_whatever_is_missing(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 7))
+    kinds = ("scored", "missed", "spurious", "both_empty", "")
+    models = []
+    for name in "ab":
+        values = [
+            None if rng.random() < 0.1 else float(rng.choice([NAN, 0.0, 0.5, 1.0, rng.random()])) for _ in range(n)
+        ]
+        models.append(model(name, values, states=[str(s) for s in rng.choice(kinds, n)]))
+    cases = models[0].cases | models[1].cases
+    if cases:
+        row = compared(*models, margin=0.1)
+        assert row.wins + row.ties + row.losses + row.both_undefined + row.unclear == len(cases)
+        assert not row.interval or row.low <= row.high
