@@ -18,6 +18,7 @@ from medseg.io.scan import OnGap
 from medseg.io.source import shown
 
 Series = tuple[Header, ...]
+_TIME_POINTS = "TemporalPositionIndex", "TemporalPositionIdentifier"
 _SCOUT_WORDS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
 
@@ -160,10 +161,13 @@ def _pixel_digest(header: Header) -> bytes:
 
 
 def only_stack(frames: Sequence[Frame], place: Path) -> None:
-    """Raise DataError if the frames of enhanced files belong to several stacks or time points."""
-    for keyword, what in (("StackID", "stacks"), ("TemporalPositionIndex", "temporal positions (phases)")):
+    """Raise DataError if the frames belong to several stacks or time points, even where these lie between one another.
+
+    Some programs count the slices of one volume as time points: as many of these as frames are taken for that.
+    """
+    for keyword, what in (("StackID", "stacks"), *((key, "temporal positions (phases)") for key in _TIME_POINTS)):
         values = {dict(frame.context).get(keyword, "") for frame in frames} - {""}
-        if len(values) > 1:
+        if len(values) > 1 and not (keyword == "TemporalPositionIdentifier" and len(values) == len(frames)):
             raise DataError(
                 f"{shown(place)}: one series with {len(values)} {what} by {keyword} "
                 f"({', '.join(printable(v) for v in sorted(values)[:5])}); medseg reads one volume at a time: export one of them"

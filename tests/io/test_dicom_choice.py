@@ -59,6 +59,18 @@ def test_a_series_that_is_not_there_is_refused_with_the_list(wanted: str, tmp_pa
         read_dicom(tmp_path, ReadOptions(series=wanted))
 
 
+def test_two_phases_whose_slices_lie_between_one_another_are_no_volume(tmp_path: Path) -> None:
+    def in_turn(datasets: list[Dataset], points: int) -> list[Dataset]:
+        return [make.put(d, TemporalPositionIdentifier=1 + k % points) for k, d in enumerate(datasets)]
+
+    make.changed(lambda datasets: in_turn(datasets, 2))(tmp_path / "phases")
+    with pytest.raises(DataError, match=r"2 temporal positions \(phases\) by TemporalPositionIdentifier"):
+        read_dicom(tmp_path / "phases")
+    for points in (1, make.SLICES):  # one phase; slices counted as if they were phases
+        make.changed(lambda datasets, points=points: in_turn(datasets, points))(tmp_path / str(points))
+        np.testing.assert_array_equal(read_dicom(tmp_path / str(points)).volume.data[0], TRUTH)
+
+
 def test_the_only_series_may_be_named_too(tmp_path: Path) -> None:
     make.good(tmp_path)
     assert read_dicom(tmp_path, ReadOptions(series="1")).volume.warnings == ()
