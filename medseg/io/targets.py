@@ -1,5 +1,6 @@
 """Where the label map of each scan goes, checked before any work."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from medseg.core.case import case_id, has_image_suffix, is_picture
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.files import check_writable, is_there
 
+_LONGEST_CASE, _KEPT = 235, 200  # bytes
 Channels = Sequence[Path]
 """The files of one case, one for each channel, or one for all."""
 
@@ -16,7 +18,8 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
     """The label map's path for each case: ``output`` if it names a file, else ``<case>_seg.nii.gz`` in it.
 
     That of a 2D picture is ``<case>_seg.png``, and may be NIfTI too; that of anything else is NIfTI.
-    Without ``output`` the folder is that of the case's first file. Raises before any work what would go wrong after it:
+    Without ``output`` the folder is that of the case's first file. A case whose name leaves no room for what is added to it
+    goes by the start of its name and a hash of it. Raises before any work what would go wrong after it:
     ConfigError where two cases go to one place or the suffix is another's, OutputError where something exists (unless
     ``force``), would replace a scan, or cannot be written.
     """
@@ -31,7 +34,7 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
     else:
         firsts = [_named(channels[0]) for channels in cases]
         targets = [
-            (output or first.parent) / f"{case_id(first)}_seg.{'png' if is_picture(first) else 'nii.gz'}"
+            (output or first.parent) / f"{_fitting(case_id(first))}_seg.{'png' if is_picture(first) else 'nii.gz'}"
             for first in firsts
         ]
     taken: dict[str, Path] = {}
@@ -48,6 +51,15 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
         if os.access(scan, os.F_OK):  # else: that it is not there is the more useful error, and comes when it is read
             _check_free(target, force=force)
     return targets
+
+
+def _fitting(case: str) -> str:
+    """``case``, or its start and a hash of it where names made from it would be longer than file systems allow (255 bytes)."""
+    raw = os.fsencode(case)
+    if len(raw) <= _LONGEST_CASE:
+        return case
+    start = raw[:_KEPT].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(raw).hexdigest()[:12]}"
 
 
 def _check_free(target: Path, *, force: bool) -> None:

@@ -441,3 +441,15 @@ def test_debug_shows_where_an_error_arose(here, capsys, model):
     arguments = ["infer", str(here / "x.nii.gz"), "--model", str(model), "--device", "cpu", "--debug", "-q"]
     with pytest.raises(Exception, match="empty"):
         run(arguments)
+
+
+@pytest.mark.parametrize("name", ["l" * 248, "\u00e4" * 124])
+def test_a_scan_with_the_longest_possible_name_is_segmented(here, infer, name):
+    scan = write_scan(here / f"{name}.nii.gz")
+    assert len(os.fsencode(scan.name)) == 255
+    done = infer(scan, "-o", here / "out", "-q", "--stats")
+    assert done.code == 0
+    written = sorted(path.name for path in (here / "out").iterdir())
+    assert [re.sub(name[0] + "+-[0-9a-f]{12}", "X", found) for found in written] == [
+        *("X_seg.json", "X_seg.nii.gz", "X_seg_stats.csv", "X_seg_stats.json")
+    ]
