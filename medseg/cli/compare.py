@@ -15,17 +15,21 @@ def compare(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="Two or more folders of predictions, or of medseg evaluate --output; the first is the standard."
+            help="Two or more folders of predictions, or of medseg evaluate --output; the first is the standard.",
+            readable=False,
         ),
     ],
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of the references, to score predictions.", metavar="DIR")
+        Path | None, typer.Option(help="Folder of the references, to score predictions.", metavar="DIR", readable=False)
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Names of the values, as for medseg evaluate.", metavar="FILE")
+        Path | None, typer.Option(help="Names of the values, as for medseg evaluate.", metavar="FILE", readable=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for tables, figures and methods.md (replaced if there).", metavar="DIR")
+        Path | None,
+        typer.Option(
+            help="Folder for tables, figures and methods.md (replaced if there).", metavar="DIR", readable=False
+        ),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="Metrics, with commas. Default: dice, hd95 and nsd.", metavar="NAMES")

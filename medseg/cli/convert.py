@@ -21,7 +21,8 @@ def convert(
     ] = False,
     label: Annotated[bool, typer.Option("--label", help="The voxels are label values (names are kept).")] = False,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="A labels file that names the values; implies --label.")
+        Path | None,
+        typer.Option("--labels", help="A labels file that names the values; implies --label.", readable=False),
     ] = None,
     modality: Annotated[
         Literal["CT", "MR"] | None, typer.Option("--modality", help="For DICOM. Default: what the scan says.")

@@ -8,7 +8,7 @@ import typer
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for everything; new or an earlier demo.")
+        Path, typer.Option("--output", "-o", help="Folder for everything; new or an earlier demo.", readable=False)
     ] = Path("demo"),
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
 ) -> None:

@@ -22,7 +22,8 @@ def _group() -> None:
 @dicom.command("ls")
 def ls(
     place: Annotated[
-        Path, typer.Argument(metavar="FOLDER|ZIP", help="A DICOM folder, file, DICOMDIR, or a zip archive.")
+        Path,
+        typer.Argument(metavar="FOLDER|ZIP", help="A DICOM folder, file, DICOMDIR, or a zip archive.", readable=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     descriptions: Annotated[

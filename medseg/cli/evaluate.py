@@ -13,15 +13,23 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
-    references: Annotated[Path, typer.Argument(help="Its reference, or a folder with the same case ids.")],
+    predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of them.", readable=False)],
+    references: Annotated[
+        Path, typer.Argument(help="Its reference, or a folder with the same case ids.", readable=False)
+    ],
     labels: Annotated[
         Path | None,
-        typer.Option(help="Names of the values: a config, model.json, dataset.json or colour table.", metavar="FILE"),
+        typer.Option(
+            help="Names of the values: a config, model.json, dataset.json or colour table.",
+            metavar="FILE",
+            readable=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for report.html, scores.csv and others (replaced if there).", metavar="DIR"),
+        typer.Option(
+            help="Folder for report.html, scores.csv and others (replaced if there).", metavar="DIR", readable=False
+        ),
     ] = None,
     metrics: Annotated[
         str | None,

@@ -9,10 +9,14 @@ import typer
 
 def infer(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI, MHA or NRRD files, DICOM folders, or zips of one.")
+        list[Path],
+        typer.Argument(
+            metavar="SCAN...", help="NIfTI, MHA or NRRD files, DICOM folders, or zips of one.", readable=False
+        ),
     ],
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="Model folder. Default: the newest under ./runs.")
+        Path | None,
+        typer.Option("--model", "-m", help="Model folder. Default: the newest under ./runs.", readable=False),
     ] = None,
     output: Annotated[
         Path | None,
@@ -20,6 +24,7 @@ def infer(
             "--output",
             "-o",
             help="A file if it ends in .nii or .nii.gz (of a picture: .png), else a folder. Default: beside the scan.",
+            readable=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,

@@ -7,7 +7,7 @@ import typer
 
 
 def phantom(
-    output: Annotated[Path, typer.Option("--output", help="Folder of the dataset; new or empty.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the dataset; new or empty.", readable=False)],
     layout: Annotated[str, typer.Option(help="Layout on disk: msd (Medical Segmentation Decathlon).")] = "msd",
     cases: Annotated[int, typer.Option(help="Number of training scans.")] = 24,
     test: Annotated[int, typer.Option(help="Number of unseen scans besides, with references in labelsTs.")] = 0,

@@ -9,12 +9,16 @@ from medseg.core.errors import ConfigError
 
 
 def train(
-    config: Annotated[Path, typer.Option("--config", "-c", help="YAML config: as given, else in ./configs/.")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="YAML config: as given, else in ./configs/.", readable=False)
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.budget=20m. Repeatable."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. Default: runs/NAME.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder. Default: runs/NAME.", readable=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
     fold: Annotated[

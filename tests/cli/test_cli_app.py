@@ -52,6 +52,26 @@ def test_each_verb_explains_itself(capsys, verb):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["infer", "x.nii"],
+            ["infer", "y.nii", "--model", "x.nii"],
+            ["dicom", "ls", "x.nii"],
+            ["train", "-c", "x.nii"],
+        ),
+        *(["evaluate", "x.nii", "x.nii"], ["convert", "x.nii", "y.nrrd", "--labels", "x.nii"], ["compare", "x.nii"]),
+    ],
+)
+def test_a_path_that_may_not_be_read_is_no_wrong_usage(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    Path("x.nii").write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda *what, **how: False)  # as for a user without the right to read
+    run(arguments)
+    assert "Usage" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "word"), [(["inferr"], "inferr"), (["--nope"], "--nope"), (["info", "extra"], "extra")]
 )
 def test_wrong_usage_is_exit_2_and_names_what_is_wrong(capsys, arguments, word):
