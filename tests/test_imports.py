@@ -48,7 +48,6 @@ DOORS = {
     "rich": ("cli.*",),
     "pandas": ("statistics*", "report*"),
     "statsmodels": ("statistics*",),
-    **dict.fromkeys(("edt", "cc3d"), ("metrics*",)),
     "matplotlib": ("report*",),
     "jinja2": ("report*",),
     "yaml": ("core.yaml", "training.run_folder"),
