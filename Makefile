@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(V)/bin/medseg demo --force
 
 test: $(STAMP)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -n 2 --dist worksteal -m 'not slow'
 	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks
 
 test-slow: $(STAMP)

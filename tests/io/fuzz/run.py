@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,11 @@ class Child:
             return outcome, words
         self.stop()
         return ("crashed", f"it ended with {process.returncode}") if ready else ("hung", f"not done in {seconds:.0f} s")
+
+    def freeze(self) -> None:
+        """Stop the process as a hang would: it answers nothing any more."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """End the process as a crash would: it is found at the next path."""

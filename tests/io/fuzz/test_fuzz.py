@@ -40,7 +40,8 @@ def test_the_child_tells_a_crash_a_hang_and_an_answer_apart_and_is_started_again
         assert child.outcome(scan) == ("agreed", "")
         (tmp_path / "empty.nii").write_bytes(b"")
         assert child.outcome(tmp_path / "empty.nii")[0] == "refused"
-        monkeypatch.setattr("tests.io.fuzz.run.SECONDS", 0.0)
+        monkeypatch.setattr("tests.io.fuzz.run.SECONDS", 0.2)
+        child.freeze()
         assert child.outcome(scan)[0] == "hung"
         monkeypatch.setattr("tests.io.fuzz.run.SECONDS", SECONDS)
         assert child.outcome(scan) == ("agreed", "")
