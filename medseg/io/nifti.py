@@ -89,7 +89,8 @@ def label_map_bytes(path: Path, label_map: LabelMap) -> bytes:
     another suffix than .nii.gz or .nii, DataError for values that are no labels.
     """
     data = label_map.data
-    low, high = int(data.min()), int(data.max())
+    # Bytes cannot be out of range: two passes less over the voxels.
+    low, high = (0, 255) if data.dtype == np.uint8 else (int(data.min()), int(data.max()))
     if data.dtype.kind not in "iub" or low < 0 or high > 65535:
         raise DataError(f"{shown(path)}: a label map holds integers from 0 to 65535, got {data.dtype} {low} to {high}")
     largest = max(high, *label_map.labels.values) if label_map.labels else high

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, crop
+from medseg.core.once import once
 from medseg.metrics.distances import SurfaceDistances, area_distances, memory_order, voxel_distances
 from medseg.metrics.matching import Lesions, match_lesions
 from medseg.metrics.rules import Rules
@@ -42,7 +42,7 @@ class MaskPair:
     cut: Callable[[], Cropped]
     rules: Rules = RULES
 
-    @cached_property
+    @once
     def _cropped(self) -> Cropped:
         return self.cut()
 
@@ -61,12 +61,12 @@ class MaskPair:
         """The union box in the world; the whole ``grid`` where both masks are empty."""
         return self._cropped[2]
 
-    @cached_property
+    @once
     def surfaces(self) -> SurfaceDistances:
         """Distances between the voxel surfaces; only where ``state`` is ``scored``."""
         return voxel_distances(self.prediction, self.reference, self.geometry.affine, self._flat)
 
-    @cached_property
+    @once
     def area_surfaces(self) -> SurfaceDistances:
         """Distances between the area surfaces; only where ``state`` is ``scored``."""
         return area_distances(self.prediction, self.reference, self.geometry.affine, self._flat)
@@ -77,7 +77,7 @@ class MaskPair:
         i, j, k = self.grid.shape
         return i == 1, j == 1, k == 1
 
-    @cached_property
+    @once
     def lesions(self) -> Lesions:
         """The connected components of both masks, matched."""
         voxel_ml, least = self.grid.voxel_volume_ml, self.rules.lesion_iou
@@ -126,17 +126,17 @@ class CasePair:
         values, confusion = _confusion(prediction, reference)
         return cls(prediction, reference, grid, values, confusion)
 
-    @cached_property
+    @once
     def predicted_voxels(self) -> dict[int, int]:
         """Voxels of each value in the prediction, 0 for a value of the reference alone."""
         return dict(zip(self.values, self.confusion.sum(axis=0).tolist(), strict=True))
 
-    @cached_property
+    @once
     def reference_voxels(self) -> dict[int, int]:
         """Voxels of each value in the reference, 0 for a value of the prediction alone."""
         return dict(zip(self.values, self.confusion.sum(axis=1).tolist(), strict=True))
 
-    @cached_property
+    @once
     def _common_voxels(self) -> dict[int, int]:
         return dict(zip(self.values, np.diagonal(self.confusion).tolist(), strict=True))
 
@@ -162,7 +162,7 @@ class CasePair:
         geometry = crop(self.grid, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
         return self.prediction[box] == value, self.reference[box] == value, geometry
 
-    @cached_property
+    @once
     def _boxes(self) -> tuple[list[Any], list[Any]]:
         """For each map, the bounding box of each value: one pass for all structures."""
         return _boxes_of(self.prediction), _boxes_of(self.reference)
