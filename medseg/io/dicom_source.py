@@ -31,6 +31,10 @@ PATIENT_AND_STUDY = {
     },
 }
 _LOSSY = "LossyImageCompression"
+_LOSSY_HOW = {  # which an object from such images must repeat (type 1C of PS3.3, C.8.20.2), one value for each compression
+    "LossyImageCompressionRatio": r"\d{1,8}(\.\d{1,7})?",
+    "LossyImageCompressionMethod": r"ISO_\d{1,6}(_\d{1,4})?",
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def images_of(sources: Sources, spacing_mm: float) -> list[Dataset]:
 
 
 def _patient_and_study(path: Path) -> Dataset:
-    wanted: list[str | int] = [*PATIENT_AND_STUDY, _LOSSY, "SpecificCharacterSet"]
+    wanted: list[str | int] = [*PATIENT_AND_STUDY, _LOSSY, *_LOSSY_HOW, "SpecificCharacterSet"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -133,11 +137,15 @@ def _patient_and_study(path: Path) -> Dataset:
         except OSError as error:
             raise DataError(f"{shown(path)}: could not be read again ({error.strerror or error})") from error
         values = {keyword: _plain(found, keyword) for keyword in PATIENT_AND_STUDY}
+        how = {keyword: text(found, keyword).split("\\") for keyword in _LOSSY_HOW}
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 192"  # decoded above, whatever the source's was, and written as UTF-8
     for keyword, pattern in PATIENT_AND_STUDY.items():
         setattr(made, keyword, values[keyword] if re.fullmatch(pattern, values[keyword]) else "")
     made.LossyImageCompression = "01" if _plain(found, _LOSSY) == "01" else "00"  # once lossy, all that follows is
+    for keyword, pattern in _LOSSY_HOW.items() if made.LossyImageCompression == "01" else ():
+        if all(re.fullmatch(pattern, value) for value in how[keyword]):
+            setattr(made, keyword, how[keyword])
     return made
 
 

@@ -249,6 +249,19 @@ def test_the_object_holds_known_attributes_alone_and_the_patient_it_belongs_to(t
     assert seg.SeriesInstanceUID != datasets[0].SeriesInstanceUID
 
 
+def test_what_was_compressed_with_loss_says_how_much_and_by_what(tmp_path):
+    datasets = make.series()
+    for dataset in datasets:
+        make.put(dataset, LossyImageCompression="01", LossyImageCompressionRatio=["8.5", "2"])
+        make.put(dataset, LossyImageCompressionMethod=["ISO_10918_1", "ISO_15444_1"])
+    make.save(datasets, tmp_path / "in")
+    content, _ = result(tmp_path / "x", tmp_path / "in")
+    seg = pydicom.dcmread(BytesIO(content))
+    assert seg.LossyImageCompression == "01"
+    assert [float(ratio) for ratio in seg.LossyImageCompressionRatio] == [8.5, 2.0]
+    assert list(seg.LossyImageCompressionMethod) == ["ISO_10918_1", "ISO_15444_1"]
+
+
 def test_a_name_in_other_letters_is_kept(tmp_path):
     datasets = make.series()
     for dataset in datasets:
