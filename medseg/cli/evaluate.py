@@ -47,6 +47,10 @@ def evaluate(
         str | None, typer.Option(help="Structures that are scored lesion by lesion, too.", metavar="NAME,...")
     ] = None,
     lesion_iou: Annotated[float, typer.Option(help="From which IoU on two lesions are the same one.")] = 0.1,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="Structures scored together, too: kidneys=kidney_left+kidney_right.", metavar="NAME=A+B"),
+    ] = None,
     resample: Annotated[
         bool,
         typer.Option("--resample", help="Bring a prediction on another grid onto its reference's (nearest voxel)."),
@@ -87,6 +91,7 @@ def evaluate(
             missed=missed,
             lesions=names(lesions) or (),
             lesion_iou=lesion_iou,
+            regions=regions(region or []),
             resample=resample,
             skip_bad=skip_bad,
             group=group,
@@ -125,6 +130,20 @@ def tolerances(options: list[str]) -> dict[str, float]:
         if name in found:
             raise ConfigError(f"--tolerance: {name or 'the tolerance of all structures'} is given twice")
         found[name] = millimetres
+    return found
+
+
+def regions(options: list[str]) -> dict[str, list[str]]:
+    """``kidneys=kidney_left+kidney_right`` as structures by region. Raises ConfigError for what does not read so."""
+    from medseg.core.errors import ConfigError
+
+    found: dict[str, list[str]] = {}
+    for option in options:
+        name, equals, parts = option.partition("=")
+        structures = [part.strip() for part in parts.split("+") if part.strip()]
+        if not equals or not name.strip() or not structures or name.strip() in found:
+            raise ConfigError(f"--region {option!r}: give each region once, such as kidneys=kidney_left+kidney_right")
+        found[name.strip()] = structures
     return found
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "chosen_metrics",
     "empty_mask_policy",
     "score_case",
+    "score_regions",
     "score_structure",
     "score_structures",
 ]
@@ -52,6 +53,15 @@ def score_structures(case: str, names: Mapping[int, str], maps: CasePair, settin
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
         waiting = {v: threads.submit(scored, v) for v in sorted(names, key=lambda v: -voxels[v])}
         return {value: waiting[value].result() for value in names}
+
+
+def score_regions(case: str, values: Mapping[str, int], maps: CasePair, settings: Settings) -> list[Score]:
+    """Every figure of each region of ``settings``: its structures, whose ``values`` are given by name, taken together."""
+    found: list[Score] = []
+    for name, structures in settings.regions.items():
+        pair = maps.region([values[structure] for structure in structures], settings.rules(name))
+        found += score_structure(case, name, pair, settings.metrics_of(name))
+    return found
 
 
 def score_case(case: str, pair: CasePair, metrics: Iterable[str] = tuple(CASE_METRICS)) -> list[Score]:

@@ -1,7 +1,7 @@
 """Two label maps on one grid, counted once: the confusion of all structures, and the masks of one."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,31 +136,36 @@ class CasePair:
         """Voxels of each value in the reference, 0 for a value of the prediction alone."""
         return dict(zip(self.values, self.confusion.sum(axis=1).tolist(), strict=True))
 
-    @once
-    def _common_voxels(self) -> dict[int, int]:
-        return dict(zip(self.values, np.diagonal(self.confusion).tolist(), strict=True))
-
     def structure(self, value: int, rules: Rules = RULES) -> MaskPair:
         """The masks of one value, to be judged by ``rules``; both empty where no voxel holds it."""
-        both = self._common_voxels.get(value, 0)
-        predicted, expected = self.predicted_voxels.get(value, 0), self.reference_voxels.get(value, 0)
+        return self.region((value,), rules)
+
+    def region(self, values: Sequence[int], rules: Rules = RULES) -> MaskPair:
+        """The masks of all voxels with any of ``values``, which are different; which of them a voxel holds is the same."""
+        held = [n for n, value in enumerate(self.values) if value in values]
+        both = int(self.confusion[np.ix_(held, held)].sum())
+        predicted, expected = int(self.confusion[:, held].sum()), int(self.confusion[held].sum())
         if predicted + expected == 0:
             return MaskPair.empty(self.grid, rules)
         neither = math.prod(self.grid.shape) - predicted - expected + both
-        return MaskPair(both, predicted - both, expected - both, neither, self.grid, lambda: self._cut(value), rules)
+        return MaskPair(both, predicted - both, expected - both, neither, self.grid, lambda: self._cut(values), rules)
 
     def find_boxes(self) -> None:
         """Find the boxes of all structures now: in one thread, before several cut masks out."""
         _ = self._boxes
 
-    def _cut(self, value: int) -> Cropped:
-        found = [boxes[value - 1] for boxes in self._boxes if value <= len(boxes) and boxes[value - 1] is not None]
+    def _cut(self, values: Sequence[int]) -> Cropped:
+        boxes = [boxes[value - 1] for boxes in self._boxes for value in values if value <= len(boxes)]
+        found = [box for box in boxes if box is not None]
         start = [min(box[axis].start for box in found) for axis in range(3)]
         stop = [max(box[axis].stop for box in found) for axis in range(3)]
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         size = tuple(b - a for a, b in zip(start, stop, strict=True))
         geometry = crop(self.grid, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
-        return self.prediction[box] == value, self.reference[box] == value, geometry
+        prediction, reference = self.prediction[box], self.reference[box]
+        if len(values) == 1:
+            return prediction == values[0], reference == values[0], geometry
+        return np.isin(prediction, values), np.isin(reference, values), geometry
 
     @once
     def _boxes(self) -> tuple[list[Any], list[Any]]:

@@ -14,7 +14,8 @@ from medseg.metrics.table import CASE_METRICS, LESION_METRICS, chosen_metrics
 class Settings:
     """``metrics`` for every structure, those of lesions for ``lesions`` too.
 
-    ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others.
+    ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others. ``regions`` are structures taken
+    together under a name, scored beside them.
     """
 
     metrics: tuple[str, ...] = field(default_factory=lambda: chosen_metrics(None))
@@ -23,6 +24,7 @@ class Settings:
     missed: Missed = "diagonal"
     lesions: tuple[str, ...] = ()
     lesion_iou: float = DEFAULT_LESION_IOU
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -33,6 +35,7 @@ class Settings:
         missed: str,
         lesions: Sequence[str],
         lesion_iou: float,
+        regions: Mapping[str, Sequence[str]] | None = None,
     ) -> "Settings":
         """From arguments as people give them; in ``tolerance_mm`` the empty name stands for all structures not named.
 
@@ -41,7 +44,8 @@ class Settings:
         by_structure = dict(tolerance_mm) if isinstance(tolerance_mm, Mapping) else {"": tolerance_mm}
         elsewhere = by_structure.pop("", DEFAULT_TOLERANCE_MM)
         chosen = chosen_metrics(metrics)
-        settings = cls(chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou)
+        parts = {name: tuple(dict.fromkeys(structures)) for name, structures in (regions or {}).items()}
+        settings = cls(chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou, parts)
         for structure in ("", *by_structure):
             settings.rules(structure)  # raises for what is out of range
         return settings
@@ -61,10 +65,20 @@ class Settings:
         return empty_mask_policy(self.missed)
 
     def require_structures(self, known: Collection[str]) -> None:
-        """Raises ConfigError where a structure that has a tolerance or lesions is not among the ``known``."""
-        for option, names in (("--tolerance", self.tolerances_mm), ("--lesions", self.lesions)):
+        """Raises ConfigError where a structure that an option names is not ``known``, or a region has a structure's name."""
+        both = {*known, *self.regions}
+        for region in self.regions:
+            if region in known or not region:
+                raise ConfigError(f"--region: {region!r} is a structure; give the region a name of its own")
+        parts = [name for structures in self.regions.values() for name in structures]
+        asked = (
+            ("--tolerance", self.tolerances_mm, both),
+            ("--lesions", self.lesions, both),
+            ("--region", parts, known),
+        )
+        for option, names, allowed in asked:
             for name in names:
-                if name not in known:
+                if name not in allowed:
                     listed = ", ".join(list(known)[:12]) + (", ..." if len(known) > 12 else "")
                     raise ConfigError(f"{option}: no structure is called {name!r}; there are: {listed or 'none'}")
 
@@ -75,6 +89,7 @@ class Settings:
             "tolerance_mm": {"default": self.tolerance_mm, **self.tolerances_mm},
             "missed": self.missed,
             "lesions": list(self.lesions),
+            "regions": {name: list(structures) for name, structures in self.regions.items()},
             "lesion_matching": (
                 "26-connected components, one to one, most pairs first, then the largest sum of IoU; "
                 f"a pair has an IoU of at least {self.lesion_iou:g}"

@@ -1,6 +1,6 @@
 """Pictures of the worst cases of an evaluation, each cut to the structure that went wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from medseg.io.source import shown
 from medseg.report.evaluation import Report, format_value
 
 Maps = Callable[[str], tuple[LabelMap, LabelMap]]
+Regions = Mapping[str, tuple[str, ...]]
 MARGIN_MM = 15.0
 WITHOUT_SCAN = "no scan"
 
@@ -38,7 +39,10 @@ def worst_pictures(report: Report, maps: Maps, images: Path | None) -> list[Pict
     without a scan on that grid the label maps stand on black, and the picture says why.
     """
     scans = {} if images is None else _by_id(images)
-    return [_picture(score, report.labels, maps(score.case), scans.get(score.case), images) for score in report.worst]
+    return [
+        _picture(score, report.labels, report.settings.regions, maps(score.case), scans.get(score.case), images)
+        for score in report.worst
+    ]
 
 
 def _by_id(folder: Path) -> dict[str, Path]:
@@ -55,13 +59,18 @@ def _by_id(folder: Path) -> dict[str, Path]:
 
 
 def _picture(
-    score: Score, labels: Labels, pair: tuple[LabelMap, LabelMap], scan: Path | None, images: Path | None
+    score: Score,
+    labels: Labels,
+    regions: Regions,
+    pair: tuple[LabelMap, LabelMap],
+    scan: Path | None,
+    images: Path | None,
 ) -> Picture:
     from medseg.report.overlay import overlays_png
 
     prediction, reference = pair
     volume, remark = _volume(reference.geometry, scan, images)
-    start, shape = _box(score.structure, labels, pair)
+    start, shape = _box(score.structure, labels, regions, pair)
     cut = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
     grid = crop(reference.geometry, start, shape)
     state = "" if score.state == "scored" else f", {score.state}"
@@ -94,11 +103,11 @@ def _volume(grid: Geometry, scan: Path | None, images: Path | None) -> tuple[Vol
 
 
 def _box(
-    structure: str, labels: Labels, pair: tuple[LabelMap, LabelMap]
+    structure: str, labels: Labels, regions: Regions, pair: tuple[LabelMap, LabelMap]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """First voxel and size of the box around both masks of ``structure``, with a margin; of the whole grid without a voxel."""
-    value = labels.mapping()[structure]
-    mask = (pair[0].data == value) | (pair[1].data == value)
+    values = [labels.mapping()[name] for name in regions.get(structure, (structure,))]
+    mask = np.isin(pair[0].data, values) | np.isin(pair[1].data, values)
     grid = pair[1].geometry
     if not mask.any():
         return (0, 0, 0), grid.shape

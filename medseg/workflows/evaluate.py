@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.core.case import check_group, patient_of
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import check_writable, sha256_of
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
@@ -18,7 +18,7 @@ from medseg.io.matching import FilePair, match_files
 from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
-from medseg.metrics import CasePair, MaskPair, Settings, score_case, score_structure, score_structures
+from medseg.metrics import CasePair, MaskPair, Settings, score_case, score_regions, score_structure, score_structures
 from medseg.metrics.grids import OnGrid, reordered, resampled
 from medseg.metrics.rules import DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
 from medseg.report.evaluation import Report, ScoredCase
@@ -36,6 +36,7 @@ def evaluate(
     missed: str = "diagonal",
     lesions: Sequence[str] = (),
     lesion_iou: float = DEFAULT_LESION_IOU,
+    regions: Mapping[str, Sequence[str]] | None = None,
     resample: bool = False,
     skip_bad: bool = False,
     group: str | None = None,
@@ -59,7 +60,8 @@ def evaluate(
     ``metrics`` are names of METRICS and CASE_METRICS, or ``all``; without them DEFAULT_METRICS. ``tolerance_mm`` (for nsd)
     is one for all structures, or by structure with 2 mm for the rest. ``missed``: a distance where one mask is empty is the
     image's ``diagonal``, or ``undefined`` and with it the mean. ``lesions`` names structures that are also scored lesion by
-    lesion; two lesions are the same from an IoU of ``lesion_iou`` on.
+    lesion; two lesions are the same from an IoU of ``lesion_iou`` on. ``regions`` are structures taken together under a name
+    (``{"kidneys": ["kidney_left", "kidney_right"]}``), scored beside them and in no mean over structures; they need ``labels``.
 
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
@@ -70,9 +72,16 @@ def evaluate(
     >>> report = evaluate("predictions", "references", output="scores")  # doctest: +SKIP
     """
     settings = Settings.of(
-        metrics=metrics, tolerance_mm=tolerance_mm, missed=missed, lesions=lesions, lesion_iou=lesion_iou
+        metrics=metrics,
+        tolerance_mm=tolerance_mm,
+        missed=missed,
+        lesions=lesions,
+        lesion_iou=lesion_iou,
+        regions=regions,
     )
     named = _labels(labels)
+    if named is None and settings.regions:
+        raise ConfigError("--region: structures need names here; give --labels, which says their values")
     if named is not None:
         settings.require_structures(named.names)
     onto_grid = resampled if resample else reordered
@@ -130,6 +139,7 @@ class _CaseScores:
     case: ScoredCase
     grid: Geometry
     by_value: dict[int, list[Score]]
+    regions: list[Score]
     whole: list[Score]
 
 
@@ -221,6 +231,7 @@ def _score(
         ),
         grid,
         score_structures(pair.id, {v: names[v] for v in maps.values if v}, maps, settings),
+        score_regions(pair.id, labels.mapping() if labels else {}, maps, settings),
         score_case(pair.id, maps, settings.metrics),
     )
 
@@ -262,7 +273,7 @@ def _report(
                 nothing = MaskPair.empty(case.grid, settings.rules(name))
                 found = score_structure(case.case.id, name, nothing, settings.metrics_of(name))
             scores += found
-        scores += case.whole
+        scores += case.regions + case.whole
     summaries = tuple(summarise(scores, patients=patients))
     listed = tuple(sorted(skipped.items()))
     return Report(tuple(scores), summaries, labels, tuple(case.case for case in cases), listed, settings=settings)

@@ -148,7 +148,7 @@ def test_a_picture_is_cut_to_its_structure(report):
     from medseg.report.gallery import _box
 
     # 15 mm are 8, 10 and 5 voxels.
-    assert _box("liver", report.labels, (maps, maps)) == ((22, 10, 5), (20, 26, 12))
+    assert _box("liver", report.labels, {}, (maps, maps)) == ((22, 10, 5), (20, 26, 12))
 
 
 def test_many_cases_do_not_make_a_huge_page():

@@ -473,3 +473,36 @@ def test_the_page_of_a_mirrored_prediction_shows_both_masks_in_one_place(tmp_pat
         text = (tmp_path / name / "out" / "report.html").read_text()
         pages.append(text.split("data:image/png;base64,")[1].split('"')[0])
     assert pages[0] == pages[1]
+
+
+def test_a_region_is_scored_as_its_structures_taken_together_and_is_in_no_mean(tmp_path):
+    prediction, reference = np.zeros((2, 8, 9, 10), np.uint8)
+    reference[1:4, 2:6, 2:6], reference[4:7, 2:6, 2:6] = 1, 2
+    prediction[1:5, 2:6, 2:6], prediction[5:7, 2:6, 2:6] = (
+        1,
+        2,
+    )  # a border shifted between the two: together they are right
+    p, r = save(tmp_path / "p.nii.gz", prediction), save(tmp_path / "r.nii.gz", reference)
+    labels = {"background": 0, "left": 1, "right": 2, "other": 3}
+    regions = {"both": ["left", "right"], "one": ["left", "other"]}
+    report = evaluate(p, r, labels=labels, regions=regions, metrics=["dice", "hd"], output=tmp_path / "out")
+    assert report.mean("dice", "both") == 1.0
+    assert report.mean("hd", "both") == 0.0
+    assert report.mean("dice", "one") == report.mean("dice", "left") == pytest.approx(2 * 48 / (48 + 64))
+    assert report.mean("dice") == pytest.approx((report.mean("dice", "left") + report.mean("dice", "right")) / 2)
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert told["settings"]["regions"] == regions
+    assert told["structures"]["both"]["scored"] == 1
+
+
+@pytest.mark.parametrize(
+    ("regions", "labels", "words"),
+    [
+        ({"both": ["left", "rihgt"]}, {"left": 1, "right": 2}, "no structure is called 'rihgt'"),
+        ({"left": ["left", "right"]}, {"left": 1, "right": 2}, "'left' is a structure"),
+        ({"both": ["left", "right"]}, None, "give --labels"),
+    ],
+)
+def test_a_region_that_cannot_be_is_refused(folders, regions, labels, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(*folders, labels=labels, regions=regions)
