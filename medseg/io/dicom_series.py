@@ -19,6 +19,7 @@ from medseg.io.source import shown
 
 Series = tuple[Header, ...]
 _TIME_POINTS = "TemporalPositionIndex", "TemporalPositionIdentifier"
+_ALIKE_ECHOES = 1.05  # echo times of one volume are equal but for rounding
 _SCOUT_WORDS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
 
@@ -161,7 +162,7 @@ def _pixel_digest(header: Header) -> bytes:
 
 
 def only_stack(frames: Sequence[Frame], place: Path) -> None:
-    """Raise DataError if the frames belong to several stacks or time points, even where these lie between one another.
+    """Raise DataError if the frames belong to several stacks, time points or echoes, even where these lie between one another.
 
     Some programs count the slices of one volume as time points: as many of these as frames are taken for that.
     """
@@ -172,3 +173,16 @@ def only_stack(frames: Sequence[Frame], place: Path) -> None:
                 f"{shown(place)}: one series with {len(values)} {what} by {keyword} "
                 f"({', '.join(printable(v) for v in sorted(values)[:5])}); medseg reads one volume at a time: export one of them"
             )
+    times = [time for frame in frames if (time := _number(dict(frame.context).get("EchoTime", ""))) is not None]
+    if times and max(times) > _ALIKE_ECHOES * min(times) > 0:
+        raise DataError(
+            f"{shown(place)}: one series with several echoes (EchoTime from {min(times):g} to {max(times):g} ms); medseg reads "
+            "one volume at a time: export one of them"
+        )
+
+
+def _number(words: str) -> float | None:
+    try:
+        return float(words)
+    except ValueError:
+        return None

@@ -199,7 +199,9 @@ def _check_sizes(name: str, sizes: list[int], components: int, max_voxels: int) 
         raise DataError(f"{name}: {len(sizes)}D data of shape {tuple(sizes)}; a 3D scan is needed")
     voxels = prod(sizes) * components
     if voxels > max_voxels:
-        raise DataError(f"{name}: too large: shape {tuple(sizes)} has {voxels} voxels, the limit is {max_voxels}")
+        raise DataError(
+            f"{name}: too large: shape {tuple(sizes)} has {voxels} voxels, the limit is {max_voxels} (--max-voxels)"
+        )
 
 
 def _fields(header: bytes, name: str, pattern: str, normal: Callable[[str], str]) -> dict[str, str]:

@@ -159,8 +159,8 @@ def _shape(header: npt.NDArray[Any], name: str, max_voxels: int) -> tuple[tuple[
     voxels = sizes[0] * sizes[1] * sizes[2] * channels
     if voxels > max_voxels:
         raise DataError(
-            f"{name}: too large: shape {tuple(sizes)} has {voxels} voxels, the limit is {max_voxels}; the size in dim "
-            "may be damaged"
+            f"{name}: too large: shape {tuple(sizes)} has {voxels} voxels, the limit is {max_voxels} (--max-voxels); "
+            "the size in dim may be damaged"
         )
     return (sizes[0], sizes[1], sizes[2]), channels
 

@@ -233,3 +233,12 @@ def test_an_end_slice_that_lost_its_series_is_not_set_aside(uid: str, end: int, 
         read_dicom(tmp_path)
     whole = make.series()[1].SeriesInstanceUID
     assert read_dicom(tmp_path, ReadOptions(series=whole)).volume.geometry.shape[2] == 11
+
+
+def test_two_echoes_between_one_another_are_no_volume(tmp_path: Path) -> None:
+    slices = [make.put(d, EchoTime="10" if n % 2 else "30") for n, d in enumerate(make.series())]
+    make.save(slices, tmp_path)
+    with pytest.raises(DataError, match=r"several echoes \(EchoTime from 10 to 30 ms\)"):
+        read_dicom(tmp_path)
+    make.save([make.put(d, EchoTime=f"{30 + 0.01 * n:.2f}") for n, d in enumerate(slices)], tmp_path)
+    assert read_dicom(tmp_path).volume.geometry.shape[2] == len(slices)
