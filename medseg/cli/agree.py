@@ -7,12 +7,15 @@ import typer
 
 
 def agree(
-    readers: Annotated[list[Path], typer.Argument(help="Two or more folders of label maps of the same cases.")],
+    readers: Annotated[
+        list[Path], typer.Argument(help="Two or more folders of label maps of the same cases.", readable=False)
+    ],
     labels: Annotated[
-        Path | None, typer.Option(help="Names of the values, as for medseg evaluate.", metavar="FILE")
+        Path | None, typer.Option(help="Names of the values, as for medseg evaluate.", metavar="FILE", readable=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for agreement.csv and pairs.csv (replaced if there).", metavar="DIR")
+        Path | None,
+        typer.Option(help="Folder for agreement.csv and pairs.csv (replaced if there).", metavar="DIR", readable=False),
     ] = None,
     group: Annotated[
         str | None, typer.Option(help="Regular expression that names the patient in a case id.", metavar="REGEX")

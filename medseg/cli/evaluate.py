@@ -66,7 +66,8 @@ def evaluate(
     ] = None,
     worst: Annotated[int, typer.Option(help="How many of the worst scores to list.", min=0)] = 5,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the scans, for the pictures of the worst cases.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Folder of the scans, for the pictures of the worst cases.", metavar="DIR", readable=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,

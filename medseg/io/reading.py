@@ -42,6 +42,10 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
     """
     with ExitStack() as stack:
         scans = [_unpacked_scan(path, options, stack) for path in paths]
+        if options.series is not None and not any(scan.frames for scan in scans):
+            raise DataError(
+                f"{shown(paths[0])}: no DICOM series, so there is none that --series could name; leave it out"
+            )
         volume = _joined(paths, [scan.volume for scan in scans])
         if channels is not None and volume.channels != channels:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -15,6 +15,7 @@ from medseg.core.labels import Labels
 from medseg.core.volume import Volume
 from medseg.io.nifti import write_volume
 from medseg.io.reading import read_label_map, read_volume, read_volumes
+from medseg.io.scan import ReadOptions
 from tests.io.made_nifti import OBLIQUE, SHAPE, encoded, scan
 
 LABELS = Labels.from_mapping({"background": 0, "liver": 1, "tumour": 2})
@@ -157,3 +158,9 @@ def test_importing_the_door_loads_no_reader() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_series_cannot_be_named_in_a_file_that_is_none(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii", Volume(scan()[None], Geometry(SHAPE, OBLIQUE)))
+    with pytest.raises(DataError, match=r"a\.nii: no DICOM series"):
+        read_volume(tmp_path / "a.nii", options=ReadOptions(series="1"))
