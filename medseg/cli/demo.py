@@ -25,7 +25,7 @@ def demo(
     where = printable(str(result.folder))
     for name, what in (
         ("overlays", "pictures: prediction filled, reference outlined"),
-        ("evaluation", "scores.csv and summary.json"),
+        ("evaluation", "report.html (open it), scores.csv and summary.json"),
         ("predictions", "label maps and their manifests"),
         ("run/model", "the trained model: medseg infer SCAN --model " + f"{where}/run/model"),
         ("data", "the phantoms, with true volumes in volumes.csv"),
