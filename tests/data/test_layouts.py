@@ -1,7 +1,7 @@
 """LAYOUTS: which cases lie in a dataset, and who is whose patient."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 
@@ -121,15 +121,18 @@ def test_what_the_config_names_and_is_not_there_is_named_with_its_key(tmp_path):
         list_cases(folder_of(tmp_path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     tiny(tmp_path)
-    (tmp_path / "imagesTr").chmod(0)
-    try:
-        with pytest.raises(DataError, match="cannot be read"):
-            list_cases(folder_of(tmp_path))
-    finally:
-        (tmp_path / "imagesTr").chmod(0o700)
+    real = Path.iterdir
+
+    def barred(folder):  # and not chmod: root may read everything
+        if folder.name == "imagesTr":
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", barred)
+    with pytest.raises(DataError, match=r"imagesTr: this folder of images cannot be read \(Permission denied\)"):
+        list_cases(folder_of(tmp_path))
 
 
 def test_the_decathlons_own_hippocampus_set_is_read_whole(real_data):
