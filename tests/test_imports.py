@@ -96,8 +96,7 @@ WRITERS = {
 NO_FILE = {
     ("data.store", "np.save"): "into a BytesIO, for write_durable",
     ("report.curves", "figure.savefig"): "into a BytesIO, for write_durable",
-    ("report.plots_evaluation", "figure.savefig"): "into a BytesIO, for write_together",
-    ("report.plots_comparison", "figure.savefig"): "into a BytesIO, for write_together",
+    ("report.figures", "figure.savefig"): "into a BytesIO, for write_together",
     ("workflows.agree", "found.save"): "our Agreement, which writes by core.files",
     ("workflows.compare", "result.save"): "our Comparison, which writes by core.files",
     ("report.overlay", "figure.savefig"): "into a BytesIO, for write_durable",

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from medseg.cli.options import MaxVoxels, OnGap, Series
+
 
 def convert(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="An image file, a DICOM folder, or a zip.")],
@@ -27,16 +29,9 @@ def convert(
     modality: Annotated[
         Literal["CT", "MR"] | None, typer.Option("--modality", help="For DICOM. Default: what the scan says.")
     ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", help="Which DICOM series, by UID or number (see `medseg dicom ls`).")
-    ] = None,
-    on_gap: Annotated[
-        Literal["refuse", "resample"],
-        typer.Option("--on-gap", help="Where slices are missing or unevenly spaced: refuse, or resample."),
-    ] = "refuse",
-    max_voxels: Annotated[
-        int | None, typer.Option("--max-voxels", min=1, help="The most voxels that a scan may have. Default: 2^31.")
-    ] = None,
+    series: Series = None,
+    on_gap: OnGap = "refuse",
+    max_voxels: MaxVoxels = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write a scan or label map in another format: the same values in the same place."""

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medseg.cli.options import MaxVoxels, OnGap, Series
+
 
 def infer(
     scans: Annotated[
@@ -32,16 +34,9 @@ def infer(
     channels: Annotated[
         bool, typer.Option("--channels", help="The SCANs are the channels of one case, in the model's order.")
     ] = False,
-    series: Annotated[
-        str | None, typer.Option("--series", help="Which DICOM series, by UID or number (see `medseg dicom ls`).")
-    ] = None,
-    on_gap: Annotated[
-        Literal["refuse", "resample"],
-        typer.Option("--on-gap", help="Where slices are missing or unevenly spaced: refuse, or resample."),
-    ] = "refuse",
-    max_voxels: Annotated[
-        int | None, typer.Option("--max-voxels", min=1, help="The most voxels that a scan may have. Default: 2^31.")
-    ] = None,
+    series: Series = None,
+    on_gap: OnGap = "refuse",
+    max_voxels: MaxVoxels = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,

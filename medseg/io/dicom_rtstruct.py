@@ -231,11 +231,11 @@ def _check_equal(path: Path, content: bytes, segmentation: Segmentation) -> None
     label_map, labels = segmentation.label_map, segmentation.labels
     again = dcmread(BytesIO(content))
     failed = f"{shown(path)}: nothing was written, because the contours do not fill to the mask again"
-    todo = "report it, and choose another output meanwhile"
+    advice = "report it, and choose another output meanwhile"
     try:
         found = as_one_label_map(contours_as_masks(path, again, label_map.geometry), labels)
     except DataError as error:
-        raise OutputError(f"{failed} ({error}); {todo}") from error
+        raise OutputError(f"{failed} ({error}); {advice}") from error
     boxes = boxes_of(label_map.data)
     differ = found.data != label_map.data
     values = {*np.unique(found.data[differ]).tolist(), *np.unique(label_map.data[differ]).tolist()}
@@ -245,7 +245,7 @@ def _check_equal(path: Path, content: bytes, segmentation: Segmentation) -> None
         if s.value in values or not _lies_right(again.ROIContourSequence[n], s, segmentation, boxes.get(s.value))
     ]
     if wrong:
-        raise OutputError(f"{failed}: {', '.join(wrong)}; {todo}")
+        raise OutputError(f"{failed}: {', '.join(wrong)}; {advice}")
 
 
 def _lies_right(item: Dataset, structure: Structure, segmentation: Segmentation, box: Box | None) -> bool:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from medseg.core.files import write_durable
 from medseg.core.labels import PALETTE
+from medseg.report.figures import tidy
 
 Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 _LINES = ("-", "--", "-.", ":")
@@ -71,7 +72,7 @@ def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     smooth = running_mean(loss, max(3, len(loss) // 20))
     axes.plot(steps, loss, color=PALETTE[1], alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth, color=PALETTE[1], linewidth=1.8, label="loss, running mean")
-    _tidy(axes)
+    tidy(axes)
     rate_steps, rate = points_of(rows, "learning_rate")
     if len(rate_steps):
         other = axes.twinx()
@@ -104,20 +105,12 @@ def _draw_dice(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     if not drawn:
         _say(axes, "no validation yet")
         return
-    _tidy(axes)
+    tidy(axes)
     axes.set_xlim(left=0)
     _, labels = axes.get_legend_handles_labels()
     legend = axes.legend(fontsize=8, frameon=False, loc="lower right", ncols=1 + len(labels) // 9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _say(axes: Axes, text: str) -> None:

@@ -1,18 +1,15 @@
 """A comparison as figures: differences with their intervals, and the values of each model."""
 
-import io
 import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from medseg.core.labels import PALETTE
 from medseg.core.text import printable
 from medseg.report.comparison_tables import metric_name
+from medseg.report.figures import figure_bytes, new_figure, tidy
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
 
 MARKERS = "osDv^<>P"
@@ -28,13 +25,13 @@ def forest_plot(rows: Sequence[Difference], kind: str) -> bytes:
     drawn = rows[:MAX_ROWS]
     panels = [[r for r in drawn if r.endpoint.metric == m] for m in dict.fromkeys(r.endpoint.metric for r in drawn)]
     heights = [1.2 + 0.3 * len(panel) for panel in panels]
-    figure = _figure(8.5, sum(heights) + 0.4)
+    figure = new_figure(8.5, sum(heights) + 0.4)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for one, panel in zip(axes, panels, strict=True):
         _draw_forest(one, panel)
     if len(rows) > len(drawn):
         figure.suptitle(f"the first {len(drawn)} of {len(rows)} rows", fontsize=9)
-    return _bytes(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def box_plot(models: Sequence[ModelScores], endpoints: Sequence[Endpoint], kind: str) -> bytes:
@@ -42,12 +39,12 @@ def box_plot(models: Sequence[ModelScores], endpoints: Sequence[Endpoint], kind:
     drawn = endpoints[:MAX_ROWS]
     panels = [list(group) for _, group in groupby(drawn, key=lambda e: e.metric)]
     widest = max(len(panel) for panel in panels)
-    figure = _figure(min(30.0, 3.0 + widest * (0.35 + 0.3 * len(models))), 3.4 * len(panels))
+    figure = new_figure(min(30.0, 3.0 + widest * (0.35 + 0.3 * len(models))), 3.4 * len(panels))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for one, panel in zip(axes, panels, strict=True):
         _draw_boxes(one, models, panel)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return _bytes(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def _draw_forest(axes: Axes, rows: Sequence[Difference]) -> None:
@@ -77,7 +74,7 @@ def _draw_forest(axes: Axes, rows: Sequence[Difference]) -> None:
     axes.set_title(title, fontsize=9, loc="left", parse_math=False)
     dashed = "" if math.isnan(first.margin) else "; dashed: margin"
     axes.set_xlabel(f"mean difference, 95 % interval (grey: the first model is better{dashed})", fontsize=8)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _pair(row: Difference, pairs: Sequence[tuple[str, str]]) -> str:
@@ -111,25 +108,4 @@ def _draw_boxes(axes: Axes, models: Sequence[ModelScores], endpoints: Sequence[E
         axes.tick_params(axis="x", labelrotation=90)
     unit = "" if endpoints[0].unit == "ratio" else f" ({endpoints[0].unit})"
     axes.set_title(endpoints[0].metric + unit, fontsize=9, loc="left", parse_math=False)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.88", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _bytes(figure: Figure, kind: str) -> bytes:
-    content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "medseg"}):  # the same bytes every time
-        figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return content.getvalue()
+    tidy(axes)

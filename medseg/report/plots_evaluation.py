@@ -1,19 +1,16 @@
 """An evaluation as figures: every value of a metric by structure, and predicted against reference volumes."""
 
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from medseg.core.labels import PALETTE
 from medseg.core.scores import Score, Summary
 from medseg.core.text import printable
 from medseg.report.evaluation import Report
+from medseg.report.figures import figure_bytes, new_figure, tidy
 from medseg.statistics.agreement import limits_of_agreement
 
 MAX_STRIPS = 60
@@ -30,7 +27,7 @@ def strip_plot(report: Report, metric: str) -> bytes | None:
     rows = [s for s in report.summaries if s.metric == metric and s.structure and s.n][:MAX_STRIPS]
     if not rows:
         return None
-    figure = _figure(8.0, 0.9 + 0.36 * len(rows))
+    figure = new_figure(8.0, 0.9 + 0.36 * len(rows))
     axes = figure.subplots()
     by_structure: dict[str, list[Score]] = {s.structure: [] for s in rows}
     for score in report.scores:
@@ -44,8 +41,8 @@ def strip_plot(report: Report, metric: str) -> bytes | None:
     if rows[0].unit == "ratio" and metric != "relative_volume_difference":
         axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(metric if rows[0].unit == "ratio" else f"{metric} ({rows[0].unit})", fontsize=8)
-    _tidy(axes)
-    return _svg(figure)
+    tidy(axes)
+    return figure_bytes(figure, "svg")
 
 
 def _draw_strip(axes: Axes, place: int, row: Summary, scores: Sequence[Score]) -> None:
@@ -85,7 +82,7 @@ def agreement_plot(report: Report) -> bytes | None:
         return None
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
-    figure = _figure(3.6 * columns, 2.9 * lines)
+    figure = new_figure(3.6 * columns, 2.9 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         _raster_many(axes, sum(len(volumes[name]) for name in names))
@@ -94,7 +91,7 @@ def agreement_plot(report: Report) -> bytes | None:
         axes.set_axis_off()
     figure.supxlabel("mean of predicted and reference volume (mL)", fontsize=8)
     figure.supylabel("predicted − reference (mL)", fontsize=8)
-    return _svg(figure)
+    return figure_bytes(figure, "svg")
 
 
 def _volumes(report: Report) -> dict[str, list[tuple[float, float, str]]]:
@@ -121,25 +118,4 @@ def _draw_agreement(axes: Axes, name: str, rows: Sequence[tuple[float, float, st
             axes.axhline(limit, color="black", linewidth=1.0, linestyle=(0, (5, 3)))
     text = f"{printable(name)}: {found.bias:.2f} [{found.low:.2f}, {found.high:.2f}] mL, n {found.n}"
     axes.set_title(text, fontsize=8, loc="left", parse_math=False)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.88", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _svg(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "medseg"}):  # the same bytes every time
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
+    tidy(axes)

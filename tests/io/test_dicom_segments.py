@@ -22,7 +22,8 @@ from tests.io.test_dicom_rtstruct import SERIES
 NAMES = {1: "Liver", 2: "Kidney left", 5: "LOST"}
 
 
-@pytest.fixture(params=[*SERIES])
+# highdicom, who writes here, wants more of an enhanced image than ours have.
+@pytest.fixture(params=[name for name in SERIES if "enhanced" not in name])
 def made(request, tmp_path: Path):
     SERIES[request.param](tmp_path / "series")
     return segmentation(tmp_path / "series", tmp_path / "ct_seg")
@@ -36,8 +37,6 @@ def oblique(tmp_path: Path):
 
 def saved(made, path: Path, kind: str = "BINARY", data: np.ndarray | None = None, **how) -> Path:
     sources = sources_of(made)
-    if "PerFrameFunctionalGroupsSequence" in sources[0]:
-        pytest.skip("highdicom wants more of an enhanced image than these have")
     values = made.label_map.data if data is None else data
     segments(sources, values, kind, NAMES, **how).save_as(path)
     return path
