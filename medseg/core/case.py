@@ -18,6 +18,8 @@ class Case:
     """``images``: one path per channel. ``reference``: its label map. ``patient``: cases of one patient never split.
 
     ``left_out``: values in the reference that the dataset names and the config does not: background in training.
+    ``annotated``: names of the structures that were annotated in this case, in the order of the labels; None: all of them.
+    Of any other structure the reference says nothing: its voxels are unknown, not background.
     """
 
     id: str
@@ -25,6 +27,7 @@ class Case:
     images: tuple[Path, ...]
     reference: Path
     left_out: tuple[int, ...] = ()
+    annotated: tuple[str, ...] | None = None
 
 
 def strip_image_suffix(name: str) -> str:

@@ -63,6 +63,7 @@ class _Section(BaseModel):
 
 
 LAYOUT_FOLDERS = {"msd": ("root",), "folder": ("images", "labels")}
+DATA_PATHS = ("root", "images", "labels", "annotated")
 
 
 class DataConfig(_Section):
@@ -73,6 +74,7 @@ class DataConfig(_Section):
     images: Path | None = None
     labels: Path | None = None
     group: str | None = None
+    annotated: Path | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> "DataConfig":
@@ -217,7 +219,7 @@ def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Make the relative paths of a raw config absolute, in place."""
     data = content.get("data")
-    for section, keys in ((data, ("root", "images", "labels")), (content, ("output",))):
+    for section, keys in ((data, DATA_PATHS), (content, ("output",))):
         if isinstance(section, dict):
             for key in keys:
                 if isinstance(section.get(key), str):
@@ -232,7 +234,7 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(target, dict):
             raise ConfigError(f"--set {key}={text}: {section} is not a section")
     value = parse_scalar(text)
-    is_path = key in ("data.root", "data.images", "data.labels", "output")
+    is_path = key in (*(f"data.{name}" for name in DATA_PATHS), "output")
     target[last] = str(_path(text, f"--set {key}").absolute()) if is_path and value is not None else value
 
 

@@ -7,6 +7,7 @@ from medseg.core.case import Case
 from medseg.core.config import DataConfig
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
+from medseg.data.layouts.annotated import annotated_from, check_annotated
 from medseg.data.layouts.folder import folder
 from medseg.data.layouts.msd import msd, named_labels
 
@@ -20,8 +21,13 @@ def list_cases(config: DataConfig, labels: Labels | None = None) -> list[Case]:
     DataError naming what is wrong, ConfigError where dataset and ``labels`` give one name to different values.
     """
     cases = sorted(LAYOUTS[config.layout](config), key=lambda case: case.id)
-    left_out = tuple(sorted(left_out_structures(config, labels).values())) if labels else ()
-    return [replace(case, left_out=left_out) for case in cases]
+    if config.annotated is not None:
+        cases = annotated_from(config.annotated, cases)
+    if labels is None:
+        return cases
+    left_out = left_out_structures(config, labels)
+    cases = check_annotated(cases, labels.names, tuple(left_out))
+    return [replace(case, left_out=tuple(sorted(left_out.values()))) for case in cases]
 
 
 def left_out_structures(config: DataConfig, labels: Labels) -> dict[str, int]:
