@@ -22,7 +22,7 @@ def one_thread() -> Iterator[None]:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves and overlays take three quarters of so short a training."""
     for name in ("save_curves", "save_overlays"):
-        monkeypatch.setattr(f"medseg.workflows.train.{name}", lambda *args, **kwargs: None)
+        monkeypatch.setattr(f"medseg.workflows.train_fold.{name}", lambda *args, **kwargs: None)
 
 
 @pytest.fixture
