@@ -42,6 +42,10 @@ def compare(
         list[str] | None,
         typer.Option(help="For nsd: 2 (the default), or liver=3, repeatable; in mm.", metavar="[NAME=]MM"),
     ] = None,
+    boundary: Annotated[
+        list[str] | None,
+        typer.Option(help="Width for boundary_iou: 2 (the default), or liver=3; in mm.", metavar="[NAME=]MM"),
+    ] = None,
     group: Annotated[
         str | None, typer.Option(help="Regular expression that names the patient in a case id.", metavar="REGEX")
     ] = None,
@@ -75,6 +79,7 @@ def compare(
             metrics=names(metric),
             margin=margins,
             tolerance_mm=tolerances(tolerance or []),
+            boundary_mm=tolerances(boundary or [], "--boundary"),
             group=group,
             all_pairs=all_pairs,
             skip_bad=skip_bad,

@@ -39,6 +39,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="For nsd: 2 (the default), or liver=3, repeatable; in mm.", metavar="[NAME=]MM"),
     ] = None,
+    boundary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Width for boundary_iou: 2 (the default), or liver=3, repeatable; in mm.", metavar="[NAME=]MM"
+        ),
+    ] = None,
     missed: Annotated[
         str,
         typer.Option(help="A distance where one mask is empty: the image's diagonal, or undefined, then the mean too."),
@@ -89,6 +95,7 @@ def evaluate(
             output=output,
             metrics=names(metrics),
             tolerance_mm=tolerances(tolerance or []),
+            boundary_mm=tolerances(boundary or [], "--boundary"),
             missed=missed,
             lesions=names(lesions) or (),
             lesion_iou=lesion_iou,
@@ -117,7 +124,7 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def tolerances(options: list[str]) -> dict[str, float]:
+def tolerances(options: list[str], given: str = "--tolerance") -> dict[str, float]:
     """``2`` or ``liver=3`` as millimetres by structure, "" for all others. Raises ConfigError for what is no number."""
     from medseg.core.errors import ConfigError
 
@@ -127,9 +134,9 @@ def tolerances(options: list[str]) -> dict[str, float]:
         try:
             millimetres = float(number)
         except ValueError:
-            raise ConfigError(f"--tolerance {option!r}: give millimetres, such as 2, or liver=3") from None
+            raise ConfigError(f"{given} {option!r}: give millimetres, such as 2, or liver=3") from None
         if name in found:
-            raise ConfigError(f"--tolerance: {name or 'the tolerance of all structures'} is given twice")
+            raise ConfigError(f"{given}: {name or 'the figure for all structures'} is given twice")
         found[name] = millimetres
     return found
 

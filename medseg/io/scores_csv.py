@@ -14,7 +14,7 @@ from medseg.io.source import shown
 SCORES = "scores.csv"
 _COLUMNS = ("case", "structure", "metric", "value", "unit")
 _ADVICE = f"give a folder that `medseg evaluate --output` wrote, with its {SCORES}"
-RULES = ("tolerance_mm", "missed")
+RULES = ("tolerance_mm", "boundary_mm", "missed")
 _AMOUNTS = ("volume_ml", "reference_volume_ml")
 
 
@@ -44,8 +44,8 @@ def read_scores(folder: Path) -> list[Score]:
 def read_summary(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """What ``summary.json`` says of the scores beside it: by case the sha256 of the reference, and how scores were made.
 
-    The latter holds ``tolerance_mm`` (by structure) and ``missed``, where they are there. Both are empty without the
-    file. Raises DataError where it is there and is not what evaluate writes.
+    The latter holds ``tolerance_mm`` and ``boundary_mm`` (by structure) and ``missed``, where they are there. Both are
+    empty without the file. Raises DataError where it is there and is not what evaluate writes.
     """
     path = folder / "summary.json"
     if not path.exists():

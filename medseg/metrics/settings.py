@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from medseg.core.errors import ConfigError
 from medseg.metrics.overlap import empty_mask_policy
-from medseg.metrics.rules import DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM, Missed, Rules
+from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM, Missed, Rules
 from medseg.metrics.table import CASE_METRICS, LESION_METRICS, chosen_metrics
 
 
@@ -14,7 +14,8 @@ from medseg.metrics.table import CASE_METRICS, LESION_METRICS, chosen_metrics
 class Settings:
     """``metrics`` for every structure, those of lesions for ``lesions`` too.
 
-    ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others. ``regions`` are structures taken
+    ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others; the same
+    of ``boundaries_mm`` and ``boundary_mm``, the width for boundary_iou. ``regions`` are structures taken
     together under a name, scored beside them.
     """
 
@@ -25,6 +26,8 @@ class Settings:
     lesions: tuple[str, ...] = ()
     lesion_iou: float = DEFAULT_LESION_IOU
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    boundary_mm: float = DEFAULT_BOUNDARY_MM
+    boundaries_mm: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -36,23 +39,28 @@ class Settings:
         lesions: Sequence[str],
         lesion_iou: float,
         regions: Mapping[str, Sequence[str]] | None = None,
+        boundary_mm: float | Mapping[str, float] = DEFAULT_BOUNDARY_MM,
     ) -> "Settings":
-        """From arguments as people give them; in ``tolerance_mm`` the empty name stands for all structures not named.
+        """From arguments as people give them; in ``tolerance_mm`` and ``boundary_mm`` the empty name stands for all
+        structures not named.
 
         Raises ConfigError for a metric that is unknown or a figure out of range.
         """
-        by_structure = dict(tolerance_mm) if isinstance(tolerance_mm, Mapping) else {"": tolerance_mm}
-        elsewhere = by_structure.pop("", DEFAULT_TOLERANCE_MM)
+        elsewhere, by_structure = _by_structure(tolerance_mm, DEFAULT_TOLERANCE_MM)
+        width, widths = _by_structure(boundary_mm, DEFAULT_BOUNDARY_MM)
         chosen = chosen_metrics(metrics)
         parts = {name: tuple(dict.fromkeys(structures)) for name, structures in (regions or {}).items()}
-        settings = cls(chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou, parts)
-        for structure in ("", *by_structure):
+        settings = cls(
+            chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou, parts, width, widths
+        )
+        for structure in ("", *by_structure, *widths):
             settings.rules(structure)  # raises for what is out of range
         return settings
 
     def rules(self, structure: str) -> Rules:
         """How ``structure`` is judged."""
-        return Rules(self.tolerances_mm.get(structure, self.tolerance_mm), self.missed, self.lesion_iou)
+        width = self.boundaries_mm.get(structure, self.boundary_mm)
+        return Rules(self.tolerances_mm.get(structure, self.tolerance_mm), self.missed, self.lesion_iou, width)
 
     def metrics_of(self, structure: str) -> tuple[str, ...]:
         """The figures of one ``structure``."""
@@ -73,6 +81,7 @@ class Settings:
         parts = [name for structures in self.regions.values() for name in structures]
         asked = (
             ("--tolerance", self.tolerances_mm, both),
+            ("--boundary", self.boundaries_mm, both),
             ("--lesions", self.lesions, both),
             ("--region", parts, known),
         )
@@ -87,6 +96,7 @@ class Settings:
         return {
             "metrics": list(self.metrics),
             "tolerance_mm": {"default": self.tolerance_mm, **self.tolerances_mm},
+            "boundary_mm": {"default": self.boundary_mm, **self.boundaries_mm},
             "missed": self.missed,
             "lesions": list(self.lesions),
             "regions": {name: list(structures) for name, structures in self.regions.items()},
@@ -95,3 +105,9 @@ class Settings:
                 f"a pair has an IoU of at least {self.lesion_iou:g}"
             ),
         }
+
+
+def _by_structure(millimetres: float | Mapping[str, float], default: float) -> tuple[float, dict[str, float]]:
+    """For all structures not named, and by name."""
+    named = dict(millimetres) if isinstance(millimetres, Mapping) else {"": millimetres}
+    return named.pop("", default), named

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from medseg.core.errors import ConfigError
-from medseg.metrics import lesion, overlap, surface, volume, whole_case
+from medseg.metrics import boundary, centreline, lesion, overlap, surface, volume, whole_case
 from medseg.metrics.pairs import CasePair, MaskPair
 
 Subject = TypeVar("Subject")
@@ -39,6 +39,8 @@ METRICS: dict[str, Metric[MaskPair]] = {
     "hd95_area": Metric(surface.hd95_area, "mm"),
     "assd_area": Metric(surface.assd_area, "mm"),
     "masd_area": Metric(surface.masd_area, "mm"),
+    "boundary_iou": Metric(boundary.boundary_iou, "ratio"),
+    "cldice": Metric(centreline.cldice, "ratio"),
     "centroid_distance_mm": Metric(surface.centroid_distance_mm, "mm"),
     "volume_ml": Metric(volume.volume_ml, "mL"),
     "reference_volume_ml": Metric(volume.reference_volume_ml, "mL"),

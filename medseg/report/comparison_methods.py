@@ -61,12 +61,17 @@ def methods_text(
 
 
 def _tolerances(endpoints: Sequence[Endpoint], judged: Mapping[str, Any]) -> str:
-    if not any(e.metric.startswith("nsd") for e in endpoints):
-        return ""
-    by_structure = judged.get("tolerance_mm")
-    if not by_structure:
-        return "The tolerance of nsd is not recorded in these scores. "
-    return f"Tolerance of nsd: {', '.join(f'{name} {mm:g} mm' for name, mm in by_structure.items())}. "
+    """The lengths that figures depend on, where such figures are compared."""
+    said = ""
+    for metric, rule, what in (
+        ("nsd", "tolerance_mm", "Tolerance"),
+        ("boundary_iou", "boundary_mm", "Width of the rim"),
+    ):
+        if any(e.metric.startswith(metric) for e in endpoints):
+            by_structure = judged.get(rule)
+            listed = ", ".join(f"{name} {mm:g} mm" for name, mm in by_structure.items()) if by_structure else ""
+            said += f"{what} of {metric}: {listed or 'not recorded in these scores'}. "
+    return said
 
 
 def _listed(endpoints: Sequence[Endpoint]) -> str:

@@ -79,6 +79,9 @@ def _facts(report: Report) -> list[list[str]]:
     patients = f"by the expression {report.group} on the case id" if report.group else "each case is one patient"
     facts = [["Empty masks", report.settings.empty_masks], ["Intervals", f"{INTERVAL_METHOD}; patients: {patients}"]]
     facts += [["Quartiles", "linear interpolation (type 7 of Hyndman and Fan)"], ["Tolerance of nsd", tolerances]]
+    if "boundary_iou" in settings["metrics"]:
+        widths = ", ".join(f"{name} {mm:g} mm" for name, mm in settings["boundary_mm"].items())
+        facts.append(["Width of the rim of boundary_iou", widths])
     if settings["lesions"]:
         facts.append(["Lesions", f"{', '.join(settings['lesions'])}; {settings['lesion_matching']}"])
     return facts

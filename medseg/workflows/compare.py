@@ -15,7 +15,7 @@ from medseg.core.scores import Score
 from medseg.io.matching import holds_label_maps, short_names
 from medseg.io.scores_csv import RULES, SCORES, read_scores, read_summary
 from medseg.io.source import shown
-from medseg.metrics.rules import DEFAULT_TOLERANCE_MM
+from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_TOLERANCE_MM
 from medseg.report.comparison import Comparison
 from medseg.statistics.comparison import Endpoint, ModelScores, compare_models
 from medseg.statistics.direction import better
@@ -33,6 +33,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     margin: float | Mapping[str, float] | None = None,
     tolerance_mm: float | Mapping[str, float] = DEFAULT_TOLERANCE_MM,
+    boundary_mm: float | Mapping[str, float] = DEFAULT_BOUNDARY_MM,
     group: str | None = None,
     all_pairs: bool = False,
     skip_bad: bool = False,
@@ -44,8 +45,8 @@ def compare(
     A model is a folder of its label maps, scored against ``reference`` as ``evaluate`` does, or a folder with the
     ``scores.csv`` of an earlier evaluation. ``metrics``: without them those of dice, hd95 and nsd that are there.
     ``margin``: how much worse a model may be and still count as not inferior, for every ratio, or by metric in its
-    unit. ``tolerance_mm`` is that of nsd, as for ``evaluate``. ``group`` names the patient in a case id. ``output`` is a
-    folder for the tables, figures and methods text.
+    unit. ``tolerance_mm`` is that of nsd and ``boundary_mm`` that of boundary_iou, as for ``evaluate``. ``group`` names the
+    patient in a case id. ``output`` is a folder for the tables, figures and methods text.
 
     Raises DataError where a model lacks a case that another has, or cases were scored against different references;
     with ``skip_bad`` a lacking case counts against that model instead. Raises ConfigError for fewer than two models,
@@ -62,7 +63,8 @@ def compare(
     units: dict[str, str] = {}
     rules: dict[str, Mapping[str, Any]] = {}
     skipped: dict[str, Mapping[str, str]] = {}
-    given = {"labels": labels, "metrics": asked, "tolerance_mm": tolerance_mm, "skip_bad": skip_bad}
+    given: dict[str, Any] = {"labels": labels, "metrics": asked, "skip_bad": skip_bad}
+    given |= {"tolerance_mm": tolerance_mm, "boundary_mm": boundary_mm}
     for name, path in zip(short_names(paths), paths, strict=True):  # the single scores of one model are held at a time
         source = _earlier(path) if _is_scored(path, reference) else _scored_now(path, reference, given, progress)
         units |= {s.metric: s.unit for s in source.scores}
@@ -157,10 +159,10 @@ def _same_rules(made: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     known = {name: rules for name, rules in made.items() if rules}
     first = next(iter(known), "")
     for name, rules in known.items():
-        if rules != known[first]:
+        if any(rules[rule] != known[first][rule] for rule in rules.keys() & known[first].keys()):
             raise DataError(
                 f"{name}: its scores were made with other settings than those of {first} ({dict(rules)}, {dict(known[first])}); "
-                "score both with the same --tolerance and --missed"
+                "score both with the same --tolerance, --boundary and --missed"
             )
     return known.get(first, {})
 

@@ -20,7 +20,7 @@ from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
 from medseg.metrics import CasePair, MaskPair, Settings, score_case, score_regions, score_structure, score_structures
 from medseg.metrics.grids import OnGrid, reordered, resampled
-from medseg.metrics.rules import DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
+from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
 from medseg.report.evaluation import Report, ScoredCase
 from medseg.statistics import summarise, worst_scores
 
@@ -33,6 +33,7 @@ def evaluate(
     output: Path | str | None = None,
     metrics: Sequence[str] | None = None,
     tolerance_mm: float | Mapping[str, float] = DEFAULT_TOLERANCE_MM,
+    boundary_mm: float | Mapping[str, float] = DEFAULT_BOUNDARY_MM,
     missed: str = "diagonal",
     lesions: Sequence[str] = (),
     lesion_iou: float = DEFAULT_LESION_IOU,
@@ -58,7 +59,8 @@ def evaluate(
     ``data.group`` of a config: intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
 
     ``metrics`` are names of METRICS and CASE_METRICS, or ``all``; without them DEFAULT_METRICS. ``tolerance_mm`` (for nsd)
-    is one for all structures, or by structure with 2 mm for the rest. ``missed``: a distance where one mask is empty is the
+    and ``boundary_mm`` (the width of the rim for boundary_iou) are one for all structures, or by structure with 2 mm for the
+    rest. ``missed``: a distance where one mask is empty is the
     image's ``diagonal``, or ``undefined`` and with it the mean. ``lesions`` names structures that are also scored lesion by
     lesion; two lesions are the same from an IoU of ``lesion_iou`` on. ``regions`` are structures taken together under a name
     (``{"kidneys": ["kidney_left", "kidney_right"]}``), scored beside them and in no mean over structures; they need ``labels``.
@@ -78,6 +80,7 @@ def evaluate(
         lesions=lesions,
         lesion_iou=lesion_iou,
         regions=regions,
+        boundary_mm=boundary_mm,
     )
     named = _labels(labels)
     if named is None and settings.regions:

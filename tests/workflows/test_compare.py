@@ -213,3 +213,17 @@ def test_a_better_segmentation_of_real_scans_wins_in_every_case(real_data, tmp_p
     assert [(r.wins, r.losses, r.rank_biserial, r.permutation_p) for r in result.rows] == [(6, 0, 1.0, 2 / 64)] * 2
     assert all(r.low > 0 for r in result.rows)
     assert json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_the_width_of_the_rim_is_stated_and_scores_from_before_it_was_are_no_reason_to_refuse(models, tmp_path):
+    a, b, reference = models
+    evaluate(a, reference, labels=LABELS, metrics=["boundary_iou"], boundary_mm=3.0, output=tmp_path / "one")
+    given = {"reference": reference, "labels": LABELS, "metrics": ["boundary_iou"]}
+    with pytest.raises(DataError, match="other settings"):
+        compare([tmp_path / "one", b], **given)
+    result = compare([tmp_path / "one", b], boundary_mm={"": 3.0}, **given)
+    assert "Width of the rim of boundary_iou: default 3 mm" in result.methods()
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())
+    del summary["settings"]["boundary_mm"]
+    (tmp_path / "one" / "summary.json").write_text(json.dumps(summary))
+    assert compare([tmp_path / "one", b], **given).rows
