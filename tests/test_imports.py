@@ -64,6 +64,7 @@ MAY_WRITE = {
     "io.archive": "unpacks into a private temporary folder, gone before its block ends",
     "io.child": "sends decoded pixels through the pipe to its parent",
     "core.lock": "holds the lock file of a run",
+    "core.workers": "sends answers through the pipe to its parent",
 }
 WRITERS = {
     *(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """One figure: ``value`` is NaN where it is undefined. ``structure`` is empty for a figure of the whole case.
 
@@ -18,6 +18,26 @@ class Score:
     value: float
     unit: str
     state: str = "scored"
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume.
+
+    ``resampled_from`` describes the prediction's own grid where it was resampled onto the reference's, and is empty where
+    it was not; ``outside_ml`` is what of it lay beyond that grid and was not scored.
+    """
+
+    id: str
+    prediction: str
+    reference: str
+    prediction_sha256: str
+    reference_sha256: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    warnings: tuple[str, ...] = ()
+    resampled_from: str = ""
+    outside_ml: float = 0.0
 
 
 @dataclass(frozen=True)

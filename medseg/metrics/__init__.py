@@ -1,9 +1,9 @@
 """Figures of a prediction and its reference, as numpy functions of a MaskPair; METRICS (``table``) holds them all."""
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from medseg.core.cores import cores
 from medseg.core.scores import Score
 from medseg.metrics.overlap import EMPTY_MASK_POLICY, empty_mask_policy
 from medseg.metrics.pairs import CasePair, MaskPair
@@ -41,8 +41,10 @@ def score_structure(case: str, structure: str, pair: MaskPair, metrics: Iterable
     return [Score(case, structure, name, metric(pair), metric.unit, pair.state) for name, metric in chosen]
 
 
-def score_structures(case: str, names: Mapping[int, str], maps: CasePair, settings: Settings) -> dict[int, list[Score]]:
-    """``score_structure`` for each value of ``names``, on as many threads as there are cores, the largest structures first."""
+def score_structures(
+    case: str, names: Mapping[int, str], maps: CasePair, settings: Settings, *, threads: int | None = None
+) -> dict[int, list[Score]]:
+    """``score_structure`` for each value of ``names``, on ``threads`` (else as many as there are cores), the largest first."""
 
     def scored(value: int) -> list[Score]:
         name = names[value]
@@ -50,8 +52,8 @@ def score_structures(case: str, names: Mapping[int, str], maps: CasePair, settin
 
     voxels = {value: maps.predicted_voxels.get(value, 0) + maps.reference_voxels.get(value, 0) for value in names}
     maps.find_boxes()
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
-        waiting = {v: threads.submit(scored, v) for v in sorted(names, key=lambda v: -voxels[v])}
+    with ThreadPoolExecutor(min(MOST_THREADS, threads or cores())) as pool:
+        waiting = {v: pool.submit(scored, v) for v in sorted(names, key=lambda v: -voxels[v])}
         return {value: waiting[value].result() for value in names}
 
 

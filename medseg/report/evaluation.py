@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.core.files import json_bytes, write_together
 from medseg.core.labels import Labels
 from medseg.core.provenance import provenance
-from medseg.core.scores import Score, Summary
+from medseg.core.scores import Score, ScoredCase, Summary
 from medseg.metrics import COUNTED, Settings
 from medseg.statistics import INTERVAL_METHOD, mean_over_structures
 
@@ -21,26 +21,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 COLUMNS = ("case", "structure", "metric", "value", "unit")
-
-
-@dataclass(frozen=True)
-class ScoredCase:
-    """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume.
-
-    ``resampled_from`` describes the prediction's own grid where it was resampled onto the reference's, and is empty where
-    it was not; ``outside_ml`` is what of it lay beyond that grid and was not scored.
-    """
-
-    id: str
-    prediction: str
-    reference: str
-    prediction_sha256: str
-    reference_sha256: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    warnings: tuple[str, ...] = ()
-    resampled_from: str = ""
-    outside_ml: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +85,7 @@ class Report:
             "labels": self.labels.mapping(),
             "cases": [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(c).items()} for c in self.cases],
             "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
-            "worst": [{k: _number(v) for k, v in vars(s).items()} for s in self.worst],
+            "worst": [{k: _number(v) for k, v in asdict(s).items()} for s in self.worst],
             "intervals": INTERVAL_METHOD,
             "group": self.group,
             "settings": self.settings.to_dict(),

@@ -1,27 +1,25 @@
 """Score predictions against references: pairs -> read -> same grid? -> metrics -> report."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.core.case import check_group, patient_of
 from medseg.core.errors import ConfigError, DataError
-from medseg.core.files import check_writable, sha256_of
-from medseg.core.geometry import Geometry
+from medseg.core.files import check_writable
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
 from medseg.core.volume import LabelMap
-from medseg.io.matching import FilePair, match_files
-from medseg.io.reading import holds_named_masks, read_label_map
+from medseg.io.matching import match_files
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
-from medseg.metrics import CasePair, MaskPair, Settings, score_case, score_regions, score_structure, score_structures
-from medseg.metrics.grids import OnGrid, reordered, resampled
+from medseg.metrics import MaskPair, Settings, score_structure
+from medseg.metrics.case_files import CaseScores, HowToScore, names_by_value, read_again
+from medseg.metrics.many_cases import score_all
 from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
-from medseg.report.evaluation import Report, ScoredCase
+from medseg.report.evaluation import Report
 from medseg.statistics import summarise, worst_scores
 
 
@@ -87,7 +85,7 @@ def evaluate(
         raise ConfigError("--region: structures need names here; give --labels, which says their values")
     if named is not None:
         settings.require_structures(named.names)
-    onto_grid = resampled if resample else reordered
+    how = HowToScore(settings, named, resample=resample)
     check_group(group)
     if output is not None:
         check_writable(Path(output))
@@ -98,16 +96,16 @@ def evaluate(
         rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
         raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
     patients = {pair.id: patient_of(pair.id, group) for pair in pairs}
-    cases: list[_CaseScores] = []
-    for done, (pair, prediction, reference) in enumerate(_read_ahead(pairs, named), 1):
-        try:
-            cases.append(_score(pair, prediction.result(), reference.result(), named, settings, onto_grid))
-        except DataError as error:
-            if not skip_bad:
-                raise
-            skipped[pair.id] = str(error)
-        del prediction, reference  # their voxels go before the next case is read
-        progress("evaluate", done, len(pairs))
+    cases: list[CaseScores] = []
+    with closing(score_all(pairs, how)) as found:
+        for done, (pair, scores) in enumerate(found, 1):
+            if isinstance(scores, CaseScores):
+                cases.append(scores)
+            elif skip_bad:
+                skipped[pair.id] = str(scores)
+            else:
+                raise scores
+            progress("evaluate", done, len(pairs))
     if not cases:
         raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
     report = replace(_report(cases, named, skipped, patients, settings), group=group)
@@ -119,31 +117,11 @@ def evaluate(
         by_id = {pair.id: pair for pair in pairs}
 
         def maps(case: str) -> tuple[LabelMap, LabelMap]:
-            return _read_again(by_id[case], named, onto_grid)
+            return read_again(by_id[case], how)
 
         pictures = worst_pictures(report, maps, None if images is None else Path(images))
         report.save(Path(output), page_files(report, pictures))
     return report
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A label map, the file it comes from, and the file's hash."""
-
-    path: Path
-    label_map: LabelMap
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _CaseScores:
-    """Scores of one case, by value where the case holds the value; what it lacks is filled in when all are known."""
-
-    case: ScoredCase
-    grid: Geometry
-    by_value: dict[int, list[Score]]
-    regions: list[Score]
-    whole: list[Score]
 
 
 def _labels(labels: Path | str | Labels | Mapping[str, int] | None) -> Labels | None:
@@ -152,112 +130,8 @@ def _labels(labels: Path | str | Labels | Mapping[str, int] | None) -> Labels | 
     return labels_from_names(dict(labels)) if isinstance(labels, Mapping) else read_labels(Path(labels))
 
 
-def _read_ahead(
-    pairs: list[FilePair], labels: Labels | None
-) -> Iterator[tuple[FilePair, "Future[_Read]", "Future[_Read]"]]:
-    """Each pair with its two files being read on two threads, one case ahead of the scoring."""
-    waiting: deque[tuple[FilePair, Future[_Read], Future[_Read]]] = deque()
-    with ThreadPoolExecutor(2) as threads:
-        try:
-            for pair in pairs:
-                # Submitted after what it may wait for, so that two threads never wait for each other.
-                if holds_named_masks(pair.prediction) and not holds_named_masks(pair.reference):
-                    reference = threads.submit(_read, pair.reference, labels)
-                    prediction = threads.submit(_read, pair.prediction, labels, reference)
-                else:
-                    prediction = threads.submit(_read, pair.prediction, labels)
-                    reference = threads.submit(_read, pair.reference, labels, prediction)
-                waiting.append((pair, prediction, reference))
-                if len(waiting) > 1:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _read(path: Path, labels: Labels | None, image: "Future[_Read] | None" = None) -> _Read:
-    """The label map at ``path``; masks with names get the values of ``labels`` and, of DICOM, the grid of ``image``."""
-    if not holds_named_masks(path):
-        label_map = read_label_map(path)
-    elif labels is None:
-        raise DataError(
-            f"{shown(path)}: its structures have names, and the values that stand for them are not known; give --labels, "
-            "such as the model.json of the model that made the predictions"
-        )
-    else:
-        like = None if image is None else image.result().label_map.geometry
-        label_map = read_label_map(path, labels, like=like)
-    try:
-        return _Read(path, label_map, sha256_of(path))
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
-
-
-def _read_again(pair: FilePair, labels: Labels | None, onto_grid: Callable[..., OnGrid]) -> tuple[LabelMap, LabelMap]:
-    """Prediction and reference on the reference's grid, for a picture."""
-    reading = _read_ahead([pair], labels)
-    _, prediction, reference = next(reading)
-    predicted, expected = prediction.result(), reference.result().label_map
-    names = (shown(pair.prediction), shown(pair.reference))
-    moved = onto_grid(predicted.label_map, expected.geometry, names=names)
-    return LabelMap(moved.data, expected.geometry), expected
-
-
-def _score(
-    pair: FilePair,
-    prediction: _Read,
-    reference: _Read,
-    labels: Labels | None,
-    settings: Settings,
-    onto_grid: Callable[..., OnGrid],
-) -> _CaseScores:
-    """Every metric of one case, for the values that it holds."""
-    grid = reference.label_map.geometry
-    moved = onto_grid(prediction.label_map, grid, names=(shown(prediction.path), shown(reference.path)))
-    maps = CasePair.of(moved.data, reference.label_map.data, grid)
-    _require_named(maps.predicted_voxels, prediction.path, labels)
-    _require_named(maps.reference_voxels, reference.path, labels)
-    names = _names(labels) if labels else {v: str(v) for v in maps.values if v}
-    return _CaseScores(
-        ScoredCase(
-            id=pair.id,
-            prediction=shown(pair.prediction),
-            reference=shown(pair.reference),
-            prediction_sha256=prediction.sha256,
-            reference_sha256=reference.sha256,
-            shape=grid.shape,
-            spacing_mm=grid.spacing_mm,
-            warnings=tuple(dict.fromkeys((*prediction.label_map.warnings, *reference.label_map.warnings))),
-            resampled_from=moved.resampled_from,
-            outside_ml=moved.outside_ml,
-        ),
-        grid,
-        score_structures(pair.id, {v: names[v] for v in maps.values if v}, maps, settings),
-        score_regions(pair.id, labels.mapping() if labels else {}, maps, settings),
-        score_case(pair.id, maps, settings.metrics),
-    )
-
-
-def _require_named(voxels: dict[int, int], path: Path, labels: Labels | None) -> None:
-    unknown = [
-        value for value, n in voxels.items() if n and value and labels is not None and value not in labels.values
-    ]
-    if unknown and labels is not None:
-        named = ", ".join(f"{name} {value}" for name, value in list(labels.mapping().items())[:12])
-        more = ", ..." if labels.channels > 12 else ""
-        raise DataError(
-            f"{shown(path)}: label value {', '.join(map(str, unknown[:8]))} is not among the labels ({named}{more}); "
-            "name it in the labels file, or take it out of the label map"
-        )
-
-
-def _names(labels: Labels) -> dict[int, str]:
-    return {s.value: s.name for s in labels.structures}
-
-
 def _report(
-    cases: list[_CaseScores],
+    cases: list[CaseScores],
     labels: Labels | None,
     skipped: dict[str, str],
     patients: dict[str, str],
@@ -270,7 +144,7 @@ def _report(
         settings.require_structures(labels.names)
     scores: list[Score] = []
     for case in cases:
-        for value, name in _names(labels).items():
+        for value, name in names_by_value(labels).items():
             found = case.by_value.get(value)
             if found is None:
                 nothing = MaskPair.empty(case.grid, settings.rules(name))

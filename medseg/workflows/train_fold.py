@@ -16,7 +16,7 @@ from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
-from medseg.core.scores import Score
+from medseg.core.scores import Score, ScoredCase
 from medseg.core.structures import details_of
 from medseg.core.volume import Volume
 from medseg.data.check import as_label
@@ -27,7 +27,7 @@ from medseg.io.reading import read_label_map, read_volumes
 from medseg.models.bundle import FORMAT_VERSION, ModelCard, save_model, saved_folds
 from medseg.models.card import model_readme
 from medseg.report.curves import save_curves
-from medseg.report.evaluation import Report, ScoredCase
+from medseg.report.evaluation import Report
 from medseg.report.overlay import save_overlays
 from medseg.statistics import summarise
 from medseg.training.log import read_log, write_log

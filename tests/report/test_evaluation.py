@@ -3,8 +3,8 @@ import math
 import pytest
 
 from medseg.core.labels import Labels
-from medseg.core.scores import Score
-from medseg.report.evaluation import Report, ScoredCase, format_value
+from medseg.core.scores import Score, ScoredCase
+from medseg.report.evaluation import Report, format_value
 from medseg.statistics import summarise
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
-from medseg.core.scores import Score
+from medseg.core.scores import Score, ScoredCase
 from medseg.core.volume import LabelMap
-from medseg.report.evaluation import Report, ScoredCase
+from medseg.report.evaluation import Report
 from medseg.report.gallery import Picture, worst_pictures
 from medseg.report.page import page_files
 from medseg.report.plots_evaluation import agreement_plot, strip_plot
