@@ -32,7 +32,7 @@ MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare", "agree"}  # the last t
 INFERENCE_FROM_DATA = {"medseg.data.preprocess"}
 
 # Which modules a library may enter by.
-LEARNING = ("data.augment", "data.loader", "data.transforms", "models*", "losses*", "training*", "inference*")
+LEARNING = ("data.augment*", "data.loader", "data.transforms", "models*", "losses*", "training*", "inference*")
 DOORS = {
     # The signatures of `train` name torch.device and Tensor; `info` reports what torch sees, imported inside its function.
     "torch": (*LEARNING, "workflows.train*", "workflows.info"),

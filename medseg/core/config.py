@@ -120,6 +120,7 @@ class TrainConfig(_Section):
     learning_rate: Auto | Annotated[Number, Field(gt=0, le=10)] = "auto"
     optimizer: Auto | Component = "auto"
     loss: Component = Component(name="dice_ce")
+    augmentation: Auto | Literal["none"] | dict[str, bool | dict[str, Any]] = "auto"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     folds: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     fold: Annotated[int | str, BeforeValidator(_fold)] = 0

@@ -17,11 +17,18 @@ PALETTE = (
 )  # fmt: skip
 
 
-_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh"}
+_SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh|l|r)(?![a-z])")
+_ONE_SIDE = re.compile(r"(?<![a-z0-9])(left|right|lh|rh|l|r)(?![a-z0-9])")  # vertebra L1 has no side
+
+
+def _words(name: str) -> str:
+    """``name`` in lower case, the words of ``KidneyLeft`` apart."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _other_side(name: str) -> str:
-    return re.sub(r"(?<![a-z])(left|right|l|r)(?![a-z])", lambda match: _SIDES[match[1]], name)
+    return _SIDE.sub(lambda match: _SIDES[match[1]], name)
 
 
 def told_apart(names: Sequence[str], values: Sequence[int]) -> list[str]:
@@ -114,14 +121,25 @@ class Labels:
     def mirror_swaps(self) -> tuple[int, ...]:
         """For each channel, the channel that it becomes when left and right change sides (itself without a partner).
 
-        Partners differ in the words left and right alone (or l and r), in any letter case.
+        Partners differ in the words left and right alone, or l and r, lh and rh, in any letter case: ``kidney_left``,
+        ``Left-Hippocampus``, ``KidneyLeft``, ``Kidney L``, ``ctx-lh-insula``.
 
         >>> Labels.from_mapping({"background": 0, "kidney_left": 1, "kidney_right": 2, "liver": 3}).mirror_swaps
         (0, 2, 1, 3)
         """
-        names = [name.lower() for name in self.names]
+        names = [_words(name) for name in self.names]
         partners = [names.index(other) if (other := _other_side(name)) in names else n for n, name in enumerate(names)]
         return (0, *(n + 1 for n in partners))
+
+    @property
+    def one_sided(self) -> tuple[str, ...]:
+        """Structures of one side whose partner has no label: mirrored, they would be called what they are not.
+
+        >>> Labels.from_mapping({"background": 0, "left_eye": 1, "vertebra_L1": 2}).one_sided
+        ('left_eye',)
+        """
+        alone = [n for n, other in enumerate(self.mirror_swaps[1:]) if n + 1 == other]
+        return tuple(self.names[n] for n in alone if _ONE_SIDE.search(_words(self.names[n])))
 
     def mapping(self) -> dict[str, int]:
         """``{name: value}`` with the background first."""

@@ -79,6 +79,7 @@ class Plan(_Frozen):
     ema: float
     foreground_fraction: float
     mirror_axes: tuple[Axis, ...]
+    augmentation: tuple[Component, ...] = ()
     precision: Literal["f32", "bf16"]
     seed: int
     reasons: dict[str, str]

@@ -10,6 +10,7 @@ import torch
 from medseg.core.component import Component
 from medseg.core.config import Config, budget_seconds
 from medseg.core.plan import Fingerprint, Plan, Triple
+from medseg.data.augment import augmentation_for
 from medseg.data.planning import CPU_VOXELS, GPU_VOXELS, Frame, Rung, architecture_for, intensities_for
 from medseg.data.store import StoredCase
 from medseg.training.device import bf16_pays
@@ -56,6 +57,7 @@ def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: t
         ema=0.99,
         foreground_fraction=0.5,
         mirror_axes=_mirror_axes(config.modality, patch),
+        augmentation=augmentation_for(config),
         precision="bf16" if bf16_pays(device) else "f32",
         seed=config.train.seed,
         reasons=frame.reasons,

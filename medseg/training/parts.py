@@ -9,6 +9,7 @@ from medseg.core.component import Component, build, find
 from medseg.core.config import Config
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.plan import Plan
+from medseg.data.augment import augmentation_for
 from medseg.losses import LOSSES
 from medseg.models import ARCHITECTURES
 from medseg.models.bundle import network_for
@@ -16,9 +17,10 @@ from medseg.training.optimizers import OPTIMIZERS
 
 
 def require_parts(config: Config) -> None:
-    """Raise ConfigError where a name or option of architecture, loss or optimizer is wrong. Needs no data."""
+    """Raise ConfigError where a name or option of architecture, loss, optimizer or augmentation is wrong. Needs no data."""
     find("architecture", ARCHITECTURES, config.plan.architecture.name)
     _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part))
+    augmentation_for(config)
     if config.train.optimizer != "auto":
         weights = [torch.nn.Parameter(torch.zeros(1))]
         _built(

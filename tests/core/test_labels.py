@@ -88,3 +88,29 @@ def test_a_volume_shows_what_it_is():
     volume = Volume(np.zeros((1, 2, 3, 4), np.int16), Geometry((2, 3, 4), np.diag([-1, -1, 2.5, 1])))
     assert repr(volume) == "Volume(1 channel(s), int16, Geometry(2x3x4 voxels, 1 x 1 x 2.5 mm, LPS))"
     assert volume.canonical().geometry.orientation == "RAS"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("kidney_left", "kidney_right"),  # TotalSegmentator
+        ("left_kidney", "right_kidney"),
+        ("Left-Hippocampus", "Right-Hippocampus"),  # FreeSurfer's aseg
+        ("ctx-lh-superiorfrontal", "ctx-rh-superiorfrontal"),  # FreeSurfer's aparc
+        ("Kidney L", "Kidney R"),
+        ("Hippocampus_L", "Hippocampus_R"),  # AAL, in ICBM space
+        ("KidneyLeft", "KidneyRight"),
+        ("rib_left_1", "rib_right_1"),
+    ],
+)
+def test_left_and_right_are_partners_as_the_field_names_them(left, right):
+    labels = Labels.from_mapping({"background": 0, right: 1, "liver": 2, left: 3})
+    assert labels.mirror_swaps == (0, 3, 2, 1)
+    assert labels.one_sided == ()
+
+
+def test_a_side_without_its_partner_is_named_and_lumbar_vertebrae_have_no_side():
+    names = ["vertebrae_L1", "vertebrae_L5", "atrial_appendage_left", "lung_middle_lobe_right", "liver", "bright_spot"]
+    labels = Labels.from_mapping({"background": 0} | {name: n for n, name in enumerate(names, 1)})
+    assert labels.mirror_swaps == tuple(range(7))
+    assert labels.one_sided == ("atrial_appendage_left", "lung_middle_lobe_right")

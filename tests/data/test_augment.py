@@ -1,4 +1,4 @@
-"""Augmentation: image and reference move as one, sides stay sides, and every draw is a function of (seed, step)."""
+"""Augmented patches: image and reference move as one, and sides stay sides."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from medseg.core.labels import Labels
-from medseg.data import augment as module
-from medseg.data.augment import AUGMENTATIONS, augment, extent_for, mirror, spatial
+from medseg.data.augment import MOVES, augment, extent_for, mirror
+from medseg.data.augment_moves import Motion, PatchGrid, affine, elastic, sampled
 from tests.models.tiny_model import tiny_plan
 
 NO_SWAPS = (0, 1, 2)
@@ -38,10 +38,17 @@ def centroid(mask: torch.Tensor) -> np.ndarray:
     return np.argwhere(mask.numpy()).mean(axis=0)
 
 
+def move(images, references, size, seed=0, spacing=(1.0, 1.0, 1.0), **options):
+    """``images`` and ``references`` sampled under an affine with these options on every patch."""
+    grid = PatchGrid(len(images), size, spacing)
+    return sampled(images, references, grid, [affine(share=1.0, **options)(grid, rng(seed))])
+
+
+STILL = {"angle": 0.0, "scale": (1.0, 1.0)}
+
+
 @pytest.mark.parametrize("size", [(8, 8, 8), (9, 12, 7), (1, 16, 16), (16, 16, 1)], ids=str)
-def test_where_nothing_is_drawn_it_is_exactly_the_centre_cut(monkeypatch, size):
-    monkeypatch.setattr(module, "SPATIAL_SHARE", 0.0)
-    monkeypatch.setattr(module, "AUGMENTATIONS", {})
+def test_where_nothing_is_drawn_it_is_exactly_the_centre_cut(size):
     plan = tiny_plan(patch_size=size, mirror_axes=[])
     images, references = block(extent_for(plan))
     out_images, out_references = augment(images, references, plan, 0, NO_SWAPS)
@@ -49,77 +56,95 @@ def test_where_nothing_is_drawn_it_is_exactly_the_centre_cut(monkeypatch, size):
     assert torch.equal(out_references, centre_cut(references, size).long())
 
 
-@pytest.mark.parametrize("extent", [(12, 12, 12), (13, 11, 9), (8, 9, 10)], ids=str)
+@pytest.mark.parametrize("extent", [(12, 12, 12), (13, 11, 9), (8, 9, 10), (12, 1, 13)], ids=str)
 @pytest.mark.parametrize("size", [(8, 8, 8), (7, 8, 5)], ids=str)
-def test_sampling_without_a_turn_is_the_centre_cut(monkeypatch, extent, size):
-    """The sampling grid has its centre where the cut has it, for even and odd sizes."""
-    monkeypatch.setattr(module, "SPATIAL_SHARE", 1.0)
-    monkeypatch.setattr(module, "SCALES", (1.0, 1.0))
-    monkeypatch.setattr(module, "MAX_ANGLE", 0.0)
+def test_sampling_without_a_turn_is_the_centre_cut(extent, size):
+    """The sampling grid has its centre where the cut has it, for even and odd sizes and for flat patches."""
+    size = tuple(1 if e == 1 else s for e, s in zip(extent, size, strict=True))
     images, references = block(extent)
-    out_images, out_references = spatial(images, references, size, rng())
+    out_images, out_references = move(images, references, size, **STILL)
     torch.testing.assert_close(out_images, centre_cut(images, size), rtol=1e-4, atol=1e-4)
     assert torch.equal(out_references, centre_cut(references, size).long())
 
 
 @pytest.mark.parametrize(("axis", "plane"), [(0, (1, 2)), (1, (0, 2)), (2, (0, 1))])
-def test_a_quarter_turn_is_numpys(monkeypatch, axis, plane):
-    def quarter(size, random):
-        matrix = np.eye(3)
-        a, b = plane
-        matrix[[a, a, b, b], [a, b, a, b]] = 0, -1, 1, 0
-        return matrix
-
-    monkeypatch.setattr(module, "SPATIAL_SHARE", 1.0)
-    monkeypatch.setattr(module, "SCALES", (1.0, 1.0))
-    monkeypatch.setattr(module, "_rotation", quarter)
+def test_a_quarter_turn_is_numpys(axis, plane):
+    quarter = np.eye(3)
+    a, b = plane
+    quarter[[a, a, b, b], [a, b, a, b]] = 0, -1, 1, 0
     images, references = block((8, 8, 8))
-    before, labels_before = images.clone(), references.clone()
-    out_images, out_references = spatial(images, references, (8, 8, 8), rng())
-    turns = [torch.rot90(before, k, [p + 2 for p in plane]) for k in (1, 3)]
+    motion = Motion(np.ones(4, bool), np.tile(quarter, (4, 1, 1)))
+    out_images, out_references = sampled(images, references, PatchGrid(4, (8, 8, 8), (1.0, 1.0, 1.0)), [motion])
+    turns = [torch.rot90(images, k, [p + 2 for p in plane]) for k in (1, 3)]
     errors = [float((out_images - turn).abs().max()) for turn in turns]
     assert min(errors) < 1e-4
     same_turn = (1, 3)[errors.index(min(errors))]
-    assert torch.equal(out_references, torch.rot90(labels_before, same_turn, [p + 1 for p in plane]).long())
+    assert torch.equal(out_references, torch.rot90(references, same_turn, [p + 1 for p in plane]).long())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shift", [(2, 0, 0), (0, -1, 3)], ids=str)
+def test_a_shift_by_whole_voxels_is_a_cut_elsewhere(shift):
+    images, references = block((16, 16, 16))
+    motion = Motion(np.ones(4, bool), shifts=np.tile(np.array(shift, float), (4, 1)))
+    out_images, out_references = sampled(images, references, PatchGrid(4, (8, 8, 8), (1.0, 1.0, 1.0)), [motion])
+    there = tuple(slice(4 + s, 12 + s) for s in shift)
+    torch.testing.assert_close(out_images, images[(slice(None), slice(None), *there)], rtol=1e-4, atol=1e-4)
+    assert torch.equal(out_references, references[(slice(None), *there)].long())
+
+
+@pytest.mark.parametrize("entry", MOVES)
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("size", [(24, 24, 24), (24, 28, 20), (32, 32, 8), (1, 32, 32), (32, 32, 1)], ids=str)
-def test_a_turned_and_scaled_ball_moves_with_its_reference(monkeypatch, seed, size):
-    monkeypatch.setattr(module, "SPATIAL_SHARE", 1.0)
-    plan = tiny_plan(patch_size=size)
-    extent = extent_for(plan)
+def test_a_moved_ball_moves_with_its_reference(entry, seed, size):
+    extent = extent_for(tiny_plan(patch_size=size))
     centre = [
         (e - 1) / 2 + (0 if s == 1 else 0.15 * s * side) for e, s, side in zip(extent, size, (1, -1, 1), strict=True)
     ]
     mask = ball(extent, tuple(centre), 4.0)
     images, references = mask[None, None].float().repeat(3, 1, 1, 1, 1), mask[None].repeat(3, 1, 1, 1)
-    out_images, out_references = spatial(images, references, size, rng(seed))
+    grid = PatchGrid(3, size, (1.0, 1.0, 1.0))
+    out_images, out_references = sampled(images, references, grid, [MOVES[entry](share=1.0)(grid, rng(seed))])
     for image, reference in zip(out_images[:, 0], out_references, strict=True):
         assert reference.any()
         assert np.linalg.norm(centroid(image > 0.5) - centroid(reference)) < 0.5
         agreement = ((image > 0.5) == (reference > 0)).float().mean()
         assert agreement > 0.97
+        assert not torch.equal(reference, centre_cut(mask, size).long())
 
 
 @pytest.mark.parametrize("scale", [0.7, 1.0, 1.4])
-def test_scale_is_the_ratio_of_sampled_to_kept_voxels(monkeypatch, scale):
-    monkeypatch.setattr(module, "SPATIAL_SHARE", 1.0)
-    monkeypatch.setattr(module, "SCALES", (scale, scale))
+def test_scale_is_the_ratio_of_sampled_to_kept_voxels(scale):
     mask = ball((38, 38, 38), (18.5, 18.5, 18.5), 9.0)
-    _, references = spatial(mask[None, None].float(), mask[None], (32, 32, 32), rng())
+    _, references = move(mask[None, None].float(), mask[None], (32, 32, 32), scale=(scale, scale))
     radius = (3 * float((references > 0).sum()) / (4 * math.pi)) ** (1 / 3)
     assert radius == pytest.approx(9.0 / scale, rel=0.03)
 
 
-def test_flat_and_thin_patches_turn_in_their_plane_only():
+def test_a_turn_is_one_in_millimetres():
+    """On voxels of 1 x 2 x 1.5 mm lengths and angles hold in the world, and flat or thin patches keep to their plane."""
+    spacing = np.array([1.0, 2.0, 1.5])
+    turns = affine(share=1.0, scale=(1.0, 1.0))(PatchGrid(20, (32, 20, 24), tuple(spacing)), rng()).matrices
+    world = turns * spacing[:, None] / spacing[None, :]
+    np.testing.assert_allclose(world @ world.transpose(0, 2, 1), np.tile(np.eye(3), (20, 1, 1)), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(world), 1)
+    assert np.degrees(np.arccos((np.trace(world, axis1=1, axis2=2) - 1) / 2)).max() > 20
     for size, axis in (((1, 32, 32), 0), ((32, 32, 4), 2), ((20, 3, 24), 1)):
-        for seed in range(20):
-            matrix = module._rotation(size, rng(seed))
-            unit = np.eye(3)[axis]
-            np.testing.assert_allclose(matrix @ unit, unit)
-            np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
-            assert np.linalg.det(matrix) == pytest.approx(1)
+        grid = PatchGrid(20, size, (1.0, 1.0, 1.0))
+        turns = affine(share=1.0, scale=(1.0, 1.0), shear=0.2)(grid, rng()).matrices
+        np.testing.assert_allclose(turns[:, axis], np.tile(np.eye(3)[axis], (20, 1)), atol=1e-12)
+        np.testing.assert_allclose(turns[:, :, axis], np.tile(np.eye(3)[axis], (20, 1)), atol=1e-12)
+
+
+def test_an_elastic_field_is_smooth_and_as_strong_as_said():
+    """Neighbours move together: the ramp of a coordinate stays rising, and its displacement has the deviation asked for."""
+    size = (48, 48, 48)
+    ramp = torch.arange(58.0).reshape(1, 1, 58, 1, 1).expand(6, 1, 58, 58, 58).contiguous()
+    grid = PatchGrid(6, size, (1.0, 1.0, 1.0))
+    bent, _ = sampled(ramp, torch.zeros(6, 58, 58, 58), grid, [elastic(share=1.0, strength=0.03)(grid, rng())])
+    moved = bent - centre_cut(ramp, size)
+    inner = moved[:, :, 8:-8, 8:-8, 8:-8]
+    assert 0.3 * 0.03 * 48 < float(inner.std()) < 1.2 * 0.03 * 48
+    assert float(inner.diff(dim=2).abs().max()) < 1.0
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -149,70 +174,27 @@ def test_axes_that_the_plan_does_not_mirror_are_never_flipped():
     assert torch.equal(out, images)
 
 
-@pytest.mark.parametrize("size", [(16, 16, 16), (1, 24, 24)], ids=str)
-def test_a_batch_is_a_function_of_seed_and_step(size):
-    plan = tiny_plan(patch_size=size, mirror_axes=[a for a in range(3) if size[a] > 1])
-    images, references = block(extent_for(plan))
-
-    def at(step: int, plan=plan) -> torch.Tensor:
-        return augment(images.clone(), references.clone(), plan, step, NO_SWAPS)[0]
-
-    first = [at(step) for step in range(4)]
-    torch.rand(7)  # whatever happened to the global generator in between
-    assert all(torch.equal(at(step), first[step]) for step in (3, 0, 2, 1))
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(at(0, plan.model_copy(update={"seed": 1})), first[0])
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("size", [(8, 9, 10), (1, 12, 11), (12, 1, 4), (4, 4, 4)], ids=str)
-def test_every_entry_keeps_shape_and_stays_finite(name, size):
-    for seed in range(12):
-        images, _ = block(size, batch=6, channels=2)
-        images[0] = 3.7  # constant patches
-        images[1] = 0.0
-        images[2] *= 1e4
-        result = AUGMENTATIONS[name](images.clone(), rng(seed))
-        assert result.shape == images.shape
-        assert result.dtype == torch.float32
-        assert torch.isfinite(result).all()
-        if name != "noise":
-            spread = result[:2].amax((2, 3, 4)) - result[:2].amin((2, 3, 4))
-            assert spread.max() < 1e-3  # a constant patch stays constant
+def test_a_mirrored_body_keeps_its_left_kidney_on_its_left():
+    """RAS: the left is where i is small. A phantom whose kidneys lie off centre, differ in size and lie at other heights."""
+    labels = Labels.from_mapping({"background": 0, "Kidney_L": 1, "Kidney_R": 2, "spine": 3})
+    body = torch.zeros(32, 24, 20, dtype=torch.uint8)
+    body[ball(body.shape, (9, 12, 12), 5.0) > 0] = 1
+    body[ball(body.shape, (25, 12, 8), 3.0) > 0] = 2
+    body[16:18, 4:6] = 3
+    images, references = body[None, None].float().repeat(40, 1, 1, 1, 1), body[None].long().repeat(40, 1, 1, 1)
+    _, mirrored = mirror(images, references, [0, 1, 2], labels.mirror_swaps, rng())
+    shapes = set()
+    for reference in mirrored:
+        left, right = (centroid(reference == channel) for channel in (1, 2))
+        assert left[0] < 16 < right[0]
+        shapes.add((int((reference == 1).sum()), tuple(left.round().astype(int))))
+    large, small = int((body == 1).sum()), int((body == 2).sum())
+    assert {count for count, _ in shapes} == {large, small}  # the larger kidney is now a left, now a right one
+    assert len(shapes) == 8  # all eight ways to mirror, each with the left kidney where it must be
 
 
-SHARES = {"noise": 0.1, "blur": 0.2, "brightness": 0.15, "contrast": 0.15, "low_resolution": 0.125, "gamma": 0.3}
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_every_entry_changes_its_share_of_the_patches_and_no_other(name):
-    images, _ = block((6, 6, 6), batch=400)
-    result = AUGMENTATIONS[name](images.clone(), rng(1))
-    changed = (result != images).flatten(1).any(1).float().mean()
-    assert abs(float(changed) - SHARES[name]) < 0.06
-
-
-def test_intensities_are_bent_as_said():
-    images, _ = block((10, 10, 10), batch=200)
-    brighter = module.brightness(images.clone(), rng()) / images
-    assert brighter.min() >= 0.75
-    assert brighter.max() <= 1.25
-    bent = module.gamma(images.clone(), rng())
-    torch.testing.assert_close(bent.mean((2, 3, 4)), images.mean((2, 3, 4)), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(bent.std((2, 3, 4)), images.std((2, 3, 4)), rtol=1e-3, atol=1e-3)
-    stretched = module.contrast(images.clone(), rng())
-    assert (stretched.amin((2, 3, 4)) >= images.amin((2, 3, 4))).all()
-    assert (stretched.amax((2, 3, 4)) <= images.amax((2, 3, 4))).all()
-    noisy = module.noise(images.clone(), rng()) - images
-    assert noisy.std((2, 3, 4)).max() < math.sqrt(0.1) * 1.1
-    flat = module.blur(images.clone(), rng())
-    assert (flat.std((2, 3, 4)) <= images.std((2, 3, 4)) + 1e-6).all()
-
-
-def test_references_of_many_structures_keep_their_numbers():
-    plan = tiny_plan(patch_size=[8, 8, 8])
-    images = torch.zeros(6, 1, *extent_for(plan))
-    references = torch.from_numpy(np.full((6, *extent_for(plan)), 300, np.uint16))
-    _, out = augment(images, references, plan, 1, tuple(range(301)))
-    assert set(out.unique().tolist()) <= {0, 300}
-    assert out.dtype == torch.int64
+def test_voxels_to_ignore_are_no_side():
+    labels = Labels.from_mapping({"background": 0, "left": 1, "right": 2})
+    references = torch.tensor([-1, 0, 1, 2, 3, 255]).reshape(1, 6, 1, 1).repeat(20, 1, 1, 1)
+    _, out = mirror(torch.zeros(20, 1, 6, 1, 1), references, [0], labels.mirror_swaps, rng())
+    assert {tuple(row) for row in out[:, :, 0, 0].tolist()} == {(-1, 0, 1, 2, 3, 255), (255, 3, 1, 2, 0, -1)}

@@ -9,13 +9,15 @@ from medseg.core.case import Case
 from medseg.core.geometry import Geometry
 from medseg.core.plan import Plan
 from medseg.core.volume import LabelMap, Volume
+from medseg.data.augment import recipe
 from medseg.data.store import StoredCase, build_store
 from tests.data.tiny_dataset import SHAPE, pair
 from tests.models.tiny_model import tiny_plan
 
 
 def quick_plan(**changes: Any) -> Plan:
-    return tiny_plan(**{"steps": 8, "batch_size": 2, "validate_every": 3, "learning_rate": 5e-3, **changes})
+    quick = {"steps": 8, "batch_size": 2, "validate_every": 3, "learning_rate": 5e-3, "augmentation": recipe()}
+    return tiny_plan(**{**quick, **changes})
 
 
 def stored_cases(folder: Path, plan: Plan, count: int = 3) -> list[StoredCase]:
