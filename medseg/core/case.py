@@ -1,6 +1,7 @@
 """One case of a dataset, before anything is read."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Case:
-    """``images``: one path per channel. ``reference``: its label map. ``patient``: cases of one patient never split.
+    """``images``: one path per channel, or one for all. ``reference``: its label map. ``patient``: its cases never split.
+
+    ``channels``: their names in the order of the network's input, where the dataset tells them. ``fold``: the one that
+    validates this case, where the dataset says so.
 
     ``left_out``: values in the reference that the dataset names and the config does not: background in training.
     ``annotated``: names of the structures that were annotated in this case, in the order of the labels; None: all of them.
@@ -28,6 +32,8 @@ class Case:
     reference: Path
     left_out: tuple[int, ...] = ()
     annotated: tuple[str, ...] | None = None
+    channels: tuple[str, ...] = ()
+    fold: int | None = None
 
 
 def strip_image_suffix(name: str) -> str:
@@ -79,3 +85,18 @@ def check_group(group: str | None) -> None:
         re.compile(group or "")
     except re.error as error:
         raise ConfigError(f"group {group!r} is not a regular expression: {error}; such as '^(sub-\\d+)'") from None
+
+
+def check_channel_order(files: Sequence[Path], channels: Sequence[str]) -> None:
+    """Raise ConfigError where a file's name ends in the name of another channel than that of its place.
+
+    >>> check_channel_order([Path("p1_T2.nii"), Path("p1_ADC.nii")], ["T2", "ADC"])
+    """
+    for file, channel in zip(files, channels, strict=False):
+        name = strip_image_suffix(file.name)
+        called = max((c for c in channels if name == c or name.endswith((f"_{c}", f"-{c}"))), key=len, default=channel)
+        if called != channel:
+            raise ConfigError(
+                f"{file} is given as channel {channel}, but is called {called}; the model's channels are "
+                f"{', '.join(channels)}, in this order"
+            )

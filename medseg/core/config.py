@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from medseg.core.component import Component
+from medseg.core.config_data import DATA_PATHS, DataConfig
 from medseg.core.config_errors import problems
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
@@ -60,39 +61,6 @@ Auto = Literal["auto"]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-LAYOUT_FOLDERS = {"msd": ("root",), "folder": ("images", "labels")}
-DATA_PATHS = ("root", "images", "labels", "annotated")
-
-
-class DataConfig(_Section):
-    """Where the cases are. Relative paths start at the config file."""
-
-    layout: Literal["msd", "folder"] = "msd"
-    root: Path | None = None
-    images: Path | None = None
-    labels: Path | None = None
-    group: str | None = None
-    annotated: Path | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> "DataConfig":
-        for key in LAYOUT_FOLDERS[self.layout]:
-            self.folder_of(key)
-        if self.group is not None:
-            try:
-                re.compile(self.group)
-            except re.error as error:
-                raise ValueError(f"group {self.group!r} is not a regular expression: {error}") from error
-        return self
-
-    def folder_of(self, key: str) -> Path:
-        """The folder called ``key``. Raises ValueError where the config does not say it."""
-        folder: Path | None = getattr(self, key)
-        if folder is None:
-            raise ValueError(f"layout {self.layout} needs {key}: DIR")
-        return folder
 
 
 class PlanConfig(_Section):
@@ -219,12 +187,18 @@ def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Make the relative paths of a raw config absolute, in place."""
-    data = content.get("data")
-    for section, keys in ((data, DATA_PATHS), (content, ("output",))):
+    for section, keys in ((content.get("data"), DATA_PATHS), (content, ("output",))):
         if isinstance(section, dict):
             for key in keys:
-                if isinstance(section.get(key), str):
-                    section[key] = str(folder / _path(section[key], key))
+                if key in section:
+                    section[key] = _absolute(section[key], folder, key)
+
+
+def _absolute(value: Any, folder: Path, key: str) -> Any:
+    """``value``, a path or a mapping of names to paths, starting at ``folder``; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _absolute(path, folder, key) for name, path in value.items()}
+    return str(folder / _path(value, key)) if isinstance(value, str) else value
 
 
 def _set(content: dict[str, Any], key: str, text: str) -> None:
@@ -235,8 +209,9 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(target, dict):
             raise ConfigError(f"--set {key}={text}: {section} is not a section")
     value = parse_scalar(text)
-    is_path = key in (*(f"data.{name}" for name in DATA_PATHS), "output")
-    target[last] = str(_path(text, f"--set {key}").absolute()) if is_path and value is not None else value
+    if value is not None and key in ("output", *(f"data.{name}" for name in DATA_PATHS)):
+        value = _absolute(value if isinstance(value, dict) else text, Path.cwd(), f"--set {key}")
+    target[last] = value
 
 
 def _path(text: str, key: str) -> Path:

@@ -44,6 +44,7 @@ class Fingerprint(_Frozen):
 
     cases: int
     channels: int
+    channel_names: tuple[str, ...] = Field((), description="in the order of the input; empty where nothing names them")
     median_shape: Triple
     spacings_mm: tuple[TripleMm, ...]
     shapes: tuple[Triple, ...]
@@ -66,6 +67,7 @@ class Plan(_Frozen):
     batch_size: Count
     architecture: Component
     channels: Count
+    channel_names: tuple[str, ...] = Field((), description="in the order of the input; empty where nothing names them")
     labels: dict[str, int]
     modality: str
     intensity: tuple[Intensity, ...]

@@ -80,7 +80,7 @@ def _facts_or_error(case: Case, labels: Labels) -> CaseFacts | MedsegError:
 
 
 def _facts(case: Case, labels: Labels) -> CaseFacts:
-    image = read_volumes(case.images)
+    image = read_volumes(case.images, channels=len(case.channels) or None)
     reference = as_label(case, labels, image.geometry)
     ras = image.canonical()  # what is measured does not depend on how a case happens to be stored
     order = order_between(reference.geometry, ras.geometry)

@@ -17,6 +17,7 @@ def fingerprint(facts: Sequence[CaseFacts]) -> Fingerprint:
     return Fingerprint(
         cases=len(facts),
         channels=facts[0].channels,
+        channel_names=facts[0].case.channels,
         median_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
         spacings_mm=tuple(f.spacing_mm for f in facts),
         shapes=tuple(f.shape for f in facts),

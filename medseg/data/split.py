@@ -37,9 +37,13 @@ def check_split(split: Split, cases: Sequence[Case]) -> None:
     unknown = [c for side in split.values() for c in side if c not in patient]
     if unknown:
         raise DataError(f"splits.json names {unknown[0]!r}, which is not in the dataset")
-    both = {patient[c] for c in split["train"]} & {patient[c] for c in split["validation"]}
-    if both:
-        raise DataError(f"patient {sorted(both)[0]!r} is in training and in validation: a leak")
+    training = {patient[c]: c for c in reversed(split["train"])}
+    for held_out in split["validation"]:
+        if patient[held_out] in training:  # told by case ids: a patient's own name is nobody's business
+            raise DataError(
+                f"{training[patient[held_out]]} (training) and {held_out} (validation) are of one patient: a leak; put "
+                "both on one side of the split"
+            )
 
 
 def choose_fold(splits: Sequence[Split], fold: int | str, cases: Sequence[Case]) -> Split:

@@ -1,5 +1,8 @@
 """The model card: what the model folder's README.md says, from its model.json alone."""
 
+import shlex
+
+from medseg.core.plan import Plan
 from medseg.models.bundle import ModelCard
 
 
@@ -19,7 +22,7 @@ def model_readme(card: ModelCard) -> str:
         f"Segments {structures} in {plan.modality} scans. Trained with medseg on {card.created}. Not a medical device.",
         "",
         "```bash",
-        "medseg infer scan.nii.gz --model THIS_FOLDER",
+        f"medseg infer {_inputs(plan)} --model THIS_FOLDER",
         "```",
         "",
         "| | |",
@@ -45,3 +48,11 @@ def model_readme(card: ModelCard) -> str:
     if not card.validation:
         lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(plan: Plan) -> str:
+    """The scan on the command line: a file for each channel, in the network's order."""
+    if plan.channels == 1:
+        return "scan.nii.gz"
+    names = plan.channel_names or tuple(map(str, range(plan.channels)))
+    return " ".join(shlex.quote(f"scan_{name}.nii.gz") for name in names) + " --channels"

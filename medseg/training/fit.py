@@ -44,6 +44,7 @@ def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: t
         batch_size=2 if batch == "auto" else batch,
         architecture=architecture_for(config, frame, Rung(32)),
         channels=fingerprint.channels,
+        channel_names=fingerprint.channel_names,
         labels=config.structure_labels.mapping(),
         modality=config.modality,
         intensity=intensities_for(config.modality, fingerprint),

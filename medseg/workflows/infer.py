@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medseg.core.border import touched_sides
+from medseg.core.case import check_channel_order
 from medseg.core.component import build
 from medseg.core.errors import DataError, MedsegError, ModelError
 from medseg.core.files import json_bytes, sha256_of, write_together
@@ -142,9 +143,9 @@ class _Job:
         found = newest_model(Path("runs")) if folder is None else folder
         model = load_model(found)
         _check_intensities(model)
-        say(
-            f"model: {found} ({model.card.name}, {model.plan.modality}, {', '.join(model.labels.names)}); device: {chosen}"
-        )
+        inputs = f", channels {', '.join(model.plan.channel_names)}" if model.plan.channels > 1 else ""
+        structures = ", ".join(model.labels.names)
+        say(f"model: {found} ({model.card.name}, {model.plan.modality}{inputs}, {structures}); device: {chosen}")
         return cls(model, torch_predict(model.networks, chosen), chosen, writers, options)
 
     @property
@@ -158,6 +159,7 @@ class _Job:
 
         advice = "crop the scan, close other programs, or use a device with more memory"
         clock = time.perf_counter()
+        check_channel_order(channels, self.model.plan.channel_names)
         with (
             enough_memory(self.device, work=shown(channels[0]), advice=advice),
             open_scan(channels, channels=self.model.plan.channels, options=self.options) as scan,

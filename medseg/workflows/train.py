@@ -15,7 +15,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.check import check_dataset, warnings_of
 from medseg.data.fingerprint import fingerprint
-from medseg.data.layouts import left_out_structures, list_cases
+from medseg.data.layouts import list_cases, remarks
 from medseg.data.planning import make_frame
 from medseg.data.split import Split, choose_fold, split_by_patient
 from medseg.data.store import build_store
@@ -75,11 +75,7 @@ def _train(
     if resume and not folder.exists():
         say(f"nothing to resume in {folder}: starting a new run")
     say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; device {device}")
-    left_out = left_out_structures(config.data, labels)
-    if left_out:
-        named = ", ".join(f"{name} ({value})" for name, value in left_out.items())
-        say(f"warning: the dataset also names {named}: not in labels, so background in this training")
-    for warning in warnings_of(facts, labels):
+    for warning in (*remarks(config.data, labels), *warnings_of(facts, labels)):
         say(f"warning: {warning}")
 
     with run_lock(make_folder(folder)):

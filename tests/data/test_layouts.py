@@ -3,14 +3,22 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medseg.core.case import patient_of
-from medseg.core.config import DataConfig
+from medseg.core.config_data import DataConfig
 from medseg.core.errors import DataError
+from medseg.core.labels import Labels
+from medseg.data.check import check_dataset
 from medseg.data.layouts import LAYOUTS, list_cases
 from medseg.data.layouts.common import require_unique
-from tests.data.tiny_dataset import tiny
+from medseg.io.reading import read_label_map, read_volumes
+from tests.data.laid_out import WAYS
+from tests.data.laid_out_channels import TWO_CHANNELS, two_channels
+from tests.data.tiny_dataset import AFFINE, LABELS, pair, save, tiny
+
+NAMED = Labels.from_mapping(LABELS)
 
 
 def msd_of(root, **options):
@@ -21,36 +29,62 @@ def folder_of(root, **options):
     return DataConfig(layout="folder", images=root / "imagesTr", labels=root / "labelsTr", **options)
 
 
-CONFIGS = {"msd": msd_of, "folder": folder_of}
-every_layout = pytest.mark.parametrize("layout", CONFIGS)
-
-
-def test_every_layout_has_its_config_here():
-    assert set(CONFIGS) == set(LAYOUTS)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 @every_layout
-def test_cases_come_sorted_with_files_that_exist(tmp_path, layout):
+def test_every_layout_gives_the_same_scans_under_the_same_contract(tmp_path, layout):
+    """The contract of LAYOUTS: sorted unique ids, files that exist, each with the voxels and the label it was made with."""
     made = tiny(tmp_path)
     made.cases.reverse()
     made.finish()
-    cases = list_cases(CONFIGS[layout](tmp_path))
-    assert [case.id for case in cases] == ["case_00", "case_01", "case_02", "case_03"]
-    for case in cases:
-        assert case.patient == case.id
-        assert [image.name for image in case.images] == [f"{case.id}.nii.gz"]
-        assert case.images[0].is_file()
-        assert case.reference is not None
-        assert case.reference.is_file()
+    cases = list_cases(DataConfig(**WAYS[layout](tmp_path)), NAMED)
+    assert [case.id for case in cases] == sorted(case.id for case in cases)
+    assert len({case.patient for case in cases}) == len(cases) == 4
+    for n, case in enumerate(cases):
+        assert case.id.endswith(f"{n:02d}")
+        image, label = pair(n)
+        found = read_volumes(case.images)
+        np.testing.assert_array_equal(found.data, image[None])
+        np.testing.assert_allclose(found.geometry.affine, AFFINE, atol=1e-5)
+        np.testing.assert_array_equal(read_label_map(case.reference).data, label)
+        assert (case.annotated, case.left_out, case.fold) == (None, (), None)
+        assert len(case.channels) in (0, 1)
+
+
+@every_layout
+def test_every_layout_reads_two_channels_in_their_order(tmp_path, layout):
+    names = two_channels(tmp_path)
+    cases = list_cases(DataConfig(**TWO_CHANNELS[layout](tmp_path, names)), NAMED)
+    assert [case.channels for case in cases] == [("T2", "ADC")] * 3
+    for n, case in enumerate(cases):
+        np.testing.assert_array_equal(read_volumes(case.images).data, np.stack([pair(n)[0], pair(n + 50)[0]]))
+        np.testing.assert_array_equal(read_label_map(case.reference).data, pair(n)[1])
 
 
 @every_layout
 def test_group_names_the_patient(tmp_path, layout):
     tiny(tmp_path).finish()
-    cases = list_cases(CONFIGS[layout](tmp_path, group=r"case_(\d)"))
+    data = WAYS[layout](tmp_path)
+    cases = list_cases(DataConfig(**data, group=r"case_?(\d)"))
     assert {case.patient for case in cases} == {"0"}
-    with pytest.raises(DataError, match=r"case_00.*group"):
-        list_cases(CONFIGS[layout](tmp_path, group=r"patient(\d)"))
+    with pytest.raises(DataError, match=r"case_?00.*group"):
+        list_cases(DataConfig(**data, group=r"patient(\d)"))
+
+
+@every_layout
+def test_a_channel_that_is_missing_is_named(tmp_path, layout):
+    data = TWO_CHANNELS[layout](tmp_path, two_channels(tmp_path))
+    if layout == "msd":  # one file holds all channels: one of them with fewer
+        save(tmp_path / "imagesTr" / "case01.nii.gz", pair(1)[0])
+        with pytest.raises(DataError, match=r"case01.*1 channels.*expected 2"):
+            check_dataset(list_cases(DataConfig(**data)), NAMED)
+        return
+    lost = next(path for path in sorted(tmp_path.rglob("*01*")) if "ADC" in str(path) or "_0001" in path.name)
+    lost.unlink()
+    with pytest.raises(DataError, match=r"(?s)image.*missing") as caught:
+        list_cases(DataConfig(**data))
+    assert "01" in str(caught.value)
 
 
 def test_a_group_without_brackets_is_its_whole_match():

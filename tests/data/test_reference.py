@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.core.config import DataConfig
+from medseg.core.config_data import DataConfig
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels

@@ -43,7 +43,7 @@ def test_a_line_break_in_quotes_belongs_to_its_cell_and_lines_stay_right(tmp_pat
         (b"case,image\n", "no cases"),
         (b"case\na\n", "line 1: column 'image' is missing"),
         (b"case,image,pateint\na,a,1\n", "line 1: unknown column 'pateint', did you mean 'patient'"),
-        (b"case,image,PatientID\na,a,1\n", "line 1: unknown column 'patientid', did you mean 'patient'"),
+        (b"case,image,PatientID\na,a,1\n", "line 1: unknown column 'PatientID', did you mean 'patient'"),
         (b"case,image,case\na,a,b\n", "line 1: column 'case' is there twice"),
         (b"case,image\na,b.nii\n\nc,d,e\n", "line 4: 3 cells"),
         (b'case,image\na,b\nc,"d\n', "line 3: is not valid CSV"),

@@ -8,6 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from tests.data.laid_out import WAYS
+
 SHAPE = (24, 20, 16)
 AFFINE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.15, -0.1, 0.2) @ np.diag([1.5, 1.25, 2.0]), [-31.0, 17.5, 240.25]
@@ -68,13 +70,13 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def config(root: Path, *, layout: str = "msd", **sections: dict[str, Any]) -> dict[str, Any]:
-    """A raw config for two quick steps of a small network on the CPU; ``sections`` are merged into its own."""
-    data: dict[str, Any] = {"layout": "msd", "root": str(root)}
-    if layout == "folder":
-        data = {"layout": "folder", "images": str(root / "imagesTr"), "labels": str(root / "labelsTr")}
+    """A raw config for two quick steps of a small network on the CPU; ``sections`` are merged into its own.
+
+    The files that `Tiny` wrote into ``root`` are moved to where ``layout`` looks for them.
+    """
     content: dict[str, Any] = {
         "name": "tiny",
-        "data": data,
+        "data": WAYS[layout](root),
         "labels": dict(LABELS),
         "modality": "CT",
         "plan": {"patch_size": [16, 16, 16], "architecture": {"name": "unet", "features": [4, 6, 8]}},

@@ -11,7 +11,7 @@ import pytest
 from medseg import evaluate
 from medseg.cli.app import run
 from medseg.core.case import Case
-from medseg.core.config import DataConfig
+from medseg.core.config_data import DataConfig
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, all_storage_orders
 from medseg.core.volume import LabelMap

@@ -5,6 +5,7 @@ import torch
 
 from medseg.cli.app import run
 from medseg.core.errors import ConfigError, OutputError
+from medseg.data.layouts import LAYOUTS
 from medseg.workflows.train import train
 from tests.data.bad_dataset import KINDS, Kind
 from tests.data.tiny_dataset import config
@@ -14,8 +15,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BAD = {name: kind for name, kind in KINDS.items() if kind.expected == "error"}
 
 
-@pytest.mark.parametrize("layout", ["msd", "folder"])
-@pytest.mark.parametrize(("name", "kind"), BAD.items(), ids=BAD)
+LAID_OUT = [
+    pytest.param(name, kind, layout, id=f"{name}-{layout}")
+    for name, kind in BAD.items()
+    for layout in LAYOUTS
+    if (name, layout) not in [("t-duplicate-id", "nnunet"), ("t-duplicate-id", "bids")]  # two suffixes cannot be there
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "layout"), LAID_OUT)
 def test_a_bad_dataset_is_refused_in_words_before_anything_is_made(name: str, kind: Kind, layout, tmp_path, capsys):
     root = kind.make(tmp_path / "data")
     content = config(root, layout=layout, **kind.sections)

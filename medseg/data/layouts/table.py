@@ -10,19 +10,21 @@ from pathlib import Path
 from medseg.core.errors import DataError
 
 MAX_BYTES = 2**26
-_TYPO = 0.75  # a column this much like a known one is that one misspelt: `pateint`, `PatientID`
+_TYPO = 0.81  # a column this much like a known one is that one misspelt: `pateint`, `patient_id`; not `folder`
 
 
 @dataclass(frozen=True)
 class Row:
-    """``cells`` by column name in lower case, white space stripped; ``line`` is where the row begins in the file."""
+    """``cells`` by column name, white space stripped; ``line`` is where the row begins in the file."""
 
     line: int
     cells: dict[str, str]
 
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
-    """The rows below the header. Other columns than those named are read, too; letter case of their names is ignored.
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, prefix: str = "\0") -> list[Row]:
+    """The rows below the header. Columns are named in any letter case; others than those named are read, too.
+
+    Known are also all columns whose names begin with ``prefix``.
 
     Raises DataError with the line: for a file that is missing, no UTF-8 text, or holds nothing; a column that is missing,
     there twice, or nearly a known one; a row of another length than the header, or a quote that is never closed.
@@ -30,8 +32,9 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     rows = _records(path)
     if not rows:
         raise DataError(f"{path}: is empty; expected a header line with {', '.join(required)}")
-    header = [cell.lower() for cell in rows[0][1]]
-    _check_header(path, header, required, optional)
+    header = [name.lower() if name.lower() in (*required, *optional) else name for name in rows[0][1]]
+    header = [prefix + name[len(prefix) :] if name.lower().startswith(prefix) else name for name in header]
+    _check_header(path, header, required, optional, prefix)
     if len(rows) == 1:
         raise DataError(f"{path}: no cases: there is no row below the header")
     for line, cells in rows[1:]:
@@ -50,13 +53,16 @@ def require_cell(path: Path, row: Row, column: str) -> str:
     return row.cells[column]
 
 
-def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:
-    known = (*required, *optional)
-    doubled = next((name for name in header if name and header.count(name) > 1), None)
-    if doubled:
-        raise DataError(f"{path}, line 1: column {doubled!r} is there twice; each needs its own name")
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str], prefix: str
+) -> None:
+    known, folded = (*required, *optional), [name.casefold() for name in header]
     for name in header:
-        near = get_close_matches(name, known, 1, _TYPO) if name not in known else []
+        if name and folded.count(name.casefold()) > 1:
+            raise DataError(f"{path}, line 1: column {name!r} is there twice; each needs its own name")
+        if name in known or name.startswith(prefix):
+            continue
+        near = get_close_matches(name.lower(), known, 1, _TYPO)
         if near and near[0] not in header:
             raise DataError(f"{path}, line 1: unknown column {name!r}, did you mean {near[0]!r}?")
     missing = [name for name in required if name not in header]
