@@ -57,6 +57,20 @@ def mean_intervals(
     return found
 
 
+def ratio_interval(
+    numerators: Floats, denominators: Floats, patients: Sequence[str], *, seed: int = SEED, resamples: int = RESAMPLES
+) -> Interval:
+    """The 95 % interval of the sum of ``numerators`` over that of ``denominators``, both (cases,), by whole patients.
+
+    As ``mean_intervals``. None where a patient's denominators sum to 0: a draw of such patients alone has no ratio.
+    """
+    parts, _ = _by_patient(np.stack([numerators, denominators], axis=1), patients)
+    nothing = Interval(math.nan, math.nan, "", len(parts))
+    if len(parts) < 2 or (parts[:, 1] <= 0).any():
+        return nothing
+    return _intervals(parts[:, :1], parts[:, 1:], seed, resamples)[0]
+
+
 def bca_limits(
     replicates: Floats, observed: float, jackknife: Floats, *, confidence: float = CONFIDENCE
 ) -> tuple[float, float, str]:
@@ -108,7 +122,7 @@ def _alike(present: npt.NDArray[np.bool_]) -> Iterator[tuple[npt.NDArray[np.bool
 
 
 def _intervals(sums: Floats, counts: Floats, seed: int, resamples: int) -> list[Interval]:
-    """Intervals of the columns of ``sums`` over ``counts`` (patients, K), every patient with a value."""
+    """Intervals of the columns of ``sums`` over ``counts`` (patients, K), each of which is above 0."""
     n = len(sums)
     replicates = _replicates(sums, counts, seed, resamples)
     total, number = sums.sum(axis=0), counts.sum(axis=0)
