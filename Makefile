@@ -4,7 +4,7 @@ V ?= .venv
 STAMP = $(V)/.medseg-installed
 PYTEST = $(V)/bin/pytest
 
-.PHONY: demo test test-slow fuzz lint clean
+.PHONY: demo test test-slow fuzz bench lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m venv $(V)
@@ -25,10 +25,15 @@ test-slow: $(STAMP)
 fuzz: $(STAMP)
 	$(V)/bin/python -m tests.io.fuzz.run --mutants 20000
 
+# The peers of benchmarks/ in an environment of their own.
+bench: $(STAMP)
+	$(PY) -m venv .venv-bench
+	.venv-bench/bin/pip install -q -c constraints.txt torch nnunetv2==2.8.1
+
 lint: $(STAMP)
 	$(V)/bin/ruff check .
 	$(V)/bin/ruff format --check .
 	$(V)/bin/mypy
 
 clean:
-	rm -rf $(V) demo .mypy_cache .ruff_cache
+	rm -rf $(V) .venv-bench demo .mypy_cache .ruff_cache
