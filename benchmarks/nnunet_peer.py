@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--no-mirroring", action="store_true")
     options = parser.parse_args()
     # nnU-Net reads its folders from the environment when it is imported.
-    os.environ["nnUNet_raw"] = str(options.raw or options.work)
-    os.environ["nnUNet_preprocessed"] = str(options.work / "preprocessed")
-    os.environ["nnUNet_results"] = str(options.work / options.run)
+    folders = {"raw": options.raw or options.work, "preprocessed": options.work / "preprocessed"}
+    for name, folder in {**folders, "results": options.work / options.run}.items():
+        os.environ[f"nnUNet_{name}"] = str(folder)
     {"prepare": prepare, "train": train, "predict": predict}[options.what](options)
 
 

@@ -28,7 +28,8 @@ def _channels(value: Any) -> Any:
 class DataConfig(BaseModel):
     """Where the cases are. Relative paths start at the config file.
 
-    ``images`` may be one folder per channel, by the channel's name. ``channels`` are names in the order of the network's
+    ``images`` may be one folder per channel, by the channel's name; with ``root``, layout folder finds ``root/images`` and
+    ``root/labels`` by itself. ``channels`` are names in the order of the network's
     input; what they choose depends on the layout.
     """
 
@@ -44,6 +45,18 @@ class DataConfig(BaseModel):
     reference: Annotated[str, Field(min_length=1)] | None = None
     group: str | None = None
     annotated: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_folders(cls, value: Any) -> Any:
+        if (
+            not isinstance(value, dict)
+            or value.get("layout") != "folder"
+            or not isinstance(value.get("root"), str | Path)
+        ):
+            return value
+        usual = {key: Path(value["root"]) / key for key in LAYOUT_KEYS["folder"] if value.get(key) is None}
+        return {**value, **usual}
 
     @model_validator(mode="after")
     def _complete(self) -> "DataConfig":

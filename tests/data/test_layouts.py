@@ -175,3 +175,10 @@ def test_the_decathlons_own_hippocampus_set_is_read_whole(real_data):
     listed = json.loads((root / "dataset.json").read_text())["training"]
     assert len(cases) == len(listed) == 208
     assert len({case.patient for case in cases}) < len(cases)
+
+
+def test_layout_folder_finds_its_two_folders_below_root_unless_they_are_given(tmp_path):
+    usual = DataConfig.model_validate({"layout": "folder", "root": str(tmp_path), "labels": None})
+    assert (usual.images, usual.labels) == (tmp_path / "images", tmp_path / "labels")
+    given = DataConfig.model_validate({"layout": "folder", "root": str(tmp_path), "images": "scans"})
+    assert (given.images, given.labels) == (Path("scans"), tmp_path / "labels")
