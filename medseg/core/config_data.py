@@ -13,7 +13,7 @@ LAYOUT_KEYS = {
     "csv": ("table",),
     "bids": ("root", "channels"),
 }
-DATA_PATHS = ("root", "images", "labels", "table", "annotated")
+DATA_PATHS = ("root", "images", "labels", "table", "annotated", "splits")
 _KINDS = {"table": "FILE.csv", "channels": "[NAME, ...], such as [T1w]"}
 
 
@@ -45,6 +45,7 @@ class DataConfig(BaseModel):
     reference: Annotated[str, Field(min_length=1)] | None = None
     group: str | None = None
     annotated: Path | None = None
+    splits: Path | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -58,6 +58,11 @@ def check_dataset(cases: Sequence[Case], labels: Labels, *, progress: Progress =
     return facts
 
 
+def structures_in(facts: Sequence[CaseFacts]) -> dict[str, list[str]]:
+    """The structures that each case holds, by its id."""
+    return {f.case.id: [name for name, voxels in f.voxels.items() if voxels] for f in facts}
+
+
 def warnings_of(facts: Sequence[CaseFacts], labels: Labels) -> list[str]:
     """What is odd but usable: constant images, cases without any structure, structures that are nowhere."""
     cases: dict[str, list[str]] = {}

@@ -1,49 +1,102 @@
-"""Folds by patient: the same every time, and never one patient on both sides."""
+"""Folds by patient: the same every time, each structure spread over them, and never one patient on both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.core.case import Case
 from medseg.core.errors import ConfigError, DataError
+from medseg.data.given_splits import Split, check_split, read_splits, splits_of_folds
 
-Split = dict[str, list[str]]
+
+def make_splits(
+    cases: Sequence[Case], *, folds: int, seed: int, present: Mapping[str, Collection[str]], given: Path | None = None
+) -> list[Split]:
+    """One split per fold: those of the file ``given``, else those that the dataset tells, else stratified by patient.
+
+    ``present``: the structures in each case, by its id. Raises DataError for a leak in any of them.
+    """
+    if given is not None:
+        return read_splits(given, cases)
+    if any(case.fold is not None for case in cases):
+        return splits_of_folds(cases)
+    return split_by_patient(cases, folds=folds, seed=seed, present=present)
 
 
-def split_by_patient(cases: Sequence[Case], *, folds: int, seed: int) -> list[Split]:
-    """One ``{"train": ids, "validation": ids}`` per fold; patients are shuffled by ``seed`` and dealt to the folds.
+def split_by_patient(
+    cases: Sequence[Case], *, folds: int, seed: int, present: Mapping[str, Collection[str]] | None = None
+) -> list[Split]:
+    """One ``{"train": ids, "validation": ids}`` per fold; patients are dealt so that each has its share of every structure.
 
-    With fewer patients than ``folds`` there are as many folds as patients. Raises DataError for a single patient.
+    Folds differ by one patient at most; with fewer patients than ``folds`` there are as many folds as patients. Without
+    ``present`` patients are only shuffled by ``seed``. Raises DataError for a single patient.
     """
     patients = sorted({case.patient for case in cases})
     if len(patients) < 2:
         raise DataError(
-            f"{len(cases)} case(s) of one patient cannot be split into training and validation; add cases, or use --fold final"
+            f"{len(cases)} case(s) of one patient cannot be split into training and validation; add cases, or use --fold "
+            "final; where this is not one patient, set data.group, such as '.+' for each case"
         )
-    order = np.random.default_rng(seed).permutation(len(patients))
-    fold_of = {patients[p]: n % min(folds, len(patients)) for n, p in enumerate(order)}
+    held: dict[str, set[str]] = {patient: set() for patient in patients}
+    for case in cases:
+        held[case.patient] |= set((present or {}).get(case.id, ()))
+    names = sorted(set().union(*held.values()))
+    table = np.array([[name in held[patient] for name in names] for patient in patients], bool)
+    folds = min(folds, len(patients))
+    dealt = dict(zip(patients, _deal(table.reshape(len(patients), len(names)), folds, seed), strict=True))
     return [
         {
-            "train": [c.id for c in cases if fold_of[c.patient] != fold],
-            "validation": [c.id for c in cases if fold_of[c.patient] == fold],
+            "train": [c.id for c in cases if dealt[c.patient] != fold],
+            "validation": [c.id for c in cases if dealt[c.patient] == fold],
         }
-        for fold in range(min(folds, len(patients)))
+        for fold in range(folds)
     ]
 
 
-def check_split(split: Split, cases: Sequence[Case]) -> None:
-    """Raise DataError if a patient is on both sides of ``split`` or a case of it is not in the dataset."""
-    patient = {case.id: case.patient for case in cases}
-    unknown = [c for side in split.values() for c in side if c not in patient]
-    if unknown:
-        raise DataError(f"splits.json names {unknown[0]!r}, which is not in the dataset")
-    training = {patient[c]: c for c in reversed(split["train"])}
-    for held_out in split["validation"]:
-        if patient[held_out] in training:  # told by case ids: a patient's own name is nobody's business
-            raise DataError(
-                f"{training[patient[held_out]]} (training) and {held_out} (validation) are of one patient: a leak; put "
-                "both on one side of the split"
+def _deal(holds: npt.NDArray[np.bool_], folds: int, seed: int) -> list[int]:
+    """The fold of each patient (n,); ``holds`` (n, structures) says who has what.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, doi:10.1007/978-3-642-23808-6_10): of the structure
+    that the fewest patients left have, each patient goes where it is wanted most; here only where there is room, so that
+    folds differ by one patient at most, and on a tie where the patient's other structures are wanted most.
+    """
+    random = np.random.default_rng(seed)
+    count, totals = len(holds), np.maximum(holds.sum(axis=0), 1)
+    wanted = np.tile(holds.sum(axis=0) / folds, (folds, 1))
+    size = np.zeros(folds, int)
+    fold_of = [-1] * count
+    left = [int(n) for n in random.permutation(count)]
+    while left:
+        remaining = holds[left].sum(axis=0)
+        rarest = int(np.argmin(np.where(remaining > 0, remaining, count + 1))) if remaining.any() else None
+        batch = [n for n in left if rarest is None or holds[n, rarest]]
+        for patient in batch:
+            room = (size < count // folds) | (
+                (size == count // folds) & ((size > count // folds).sum() < count % folds)
             )
+            need = wanted[:, rarest] if rarest is not None else np.zeros(folds)
+            others = (wanted * holds[patient] / totals).sum(axis=1)
+            order = np.lexsort((random.random(folds), size, -others.round(9), -need.round(9), ~room))
+            fold = int(order[0])
+            fold_of[patient] = fold
+            wanted[fold] -= holds[patient]
+            size[fold] += 1
+        left = [n for n in left if fold_of[n] < 0]
+    return fold_of
+
+
+def unlearnt(chosen: Mapping[int | str, Split], present: Mapping[str, Collection[str]]) -> list[str]:
+    """In words, which structures of the dataset the training cases of a fold lack: too few patients have them."""
+    names = sorted(set().union(*present.values()))
+    found = []
+    for fold, split in chosen.items():
+        there = set().union(*(present[case] for case in split["train"]))
+        lost = [name for name in names if name not in there]
+        if lost:
+            found.append(f"fold {fold} will not learn {', '.join(lost)}: all who have it are in its validation")
+    return found
 
 
 def choose_fold(splits: Sequence[Split], fold: int | str, cases: Sequence[Case]) -> Split:

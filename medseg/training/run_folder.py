@@ -12,7 +12,7 @@ from medseg.core.config import Config
 from medseg.core.errors import DataError, ModelError, OutputError
 from medseg.core.files import check_writable, write_json, write_text
 from medseg.core.plan import Fingerprint, Plan
-from medseg.data.split import Split
+from medseg.data.given_splits import Split
 
 FREE_TO_CHANGE = ("device", "output", "train.fold")
 

@@ -13,11 +13,12 @@ from medseg.core.files import make_folder
 from medseg.core.lock import run_lock
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
-from medseg.data.check import check_dataset, warnings_of
+from medseg.data.check import CaseFacts, check_dataset, structures_in, warnings_of
 from medseg.data.fingerprint import fingerprint
+from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
 from medseg.data.planning import make_frame
-from medseg.data.split import Split, choose_fold, split_by_patient
+from medseg.data.split import choose_fold, make_splits, unlearnt
 from medseg.data.store import build_store
 from medseg.data.transforms import loading
 from medseg.report.evaluation import Report
@@ -69,8 +70,7 @@ def _train(
     frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
     draft = draft_plan(config, measured, frame, device)
     require_network(draft)
-    only_final = config.train.fold == "final"
-    splits = [] if only_final else split_by_patient(cases, folds=config.train.folds, seed=config.train.seed)
+    splits = _splits(config, cases, facts)
     _chosen(config, splits, cases)
     if resume and not folder.exists():
         say(f"nothing to resume in {folder}: starting a new run")
@@ -80,6 +80,8 @@ def _train(
 
     with run_lock(make_folder(folder)):
         chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
+        for warning in unlearnt(chosen, structures_in(facts)):
+            say(f"warning: {warning}")
         plan = saved_plan(folder)
         grid = plan or draft
         stored = {s.id: s for s in build_store(folder / "store", cases, grid, loading(grid), progress=progress)}
@@ -114,6 +116,16 @@ def _config(given: Config | Path | str | Mapping[str, Any], overrides: dict[str,
         return load_config(given, overrides)
     content = given.model_dump(mode="json") if isinstance(given, Config) else dict(given)
     return config_from(override(content, overrides))
+
+
+def _splits(config: Config, cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[Split]:
+    """The folds; none where every case is for training."""
+    if config.train.fold == "final":
+        return []
+    asked = config.train
+    return make_splits(
+        cases, folds=asked.folds, seed=asked.seed, present=structures_in(facts), given=config.data.splits
+    )
 
 
 def _chosen(config: Config, splits: Sequence[Split], cases: Sequence[Case]) -> dict[int | str, Split]:

@@ -20,7 +20,7 @@ from medseg.core.scores import Score, ScoredCase
 from medseg.core.structures import details_of
 from medseg.core.volume import Volume
 from medseg.data.check import as_label
-from medseg.data.split import Split
+from medseg.data.given_splits import Split
 from medseg.data.store import StoredCase
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes

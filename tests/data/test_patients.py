@@ -7,9 +7,9 @@ import pytest
 from medseg.core.case import Case
 from medseg.core.config_data import DataConfig
 from medseg.core.errors import DataError
+from medseg.data.given_splits import check_split
 from medseg.data.layouts import list_cases
 from medseg.data.layouts.patients import by_dicom_patient
-from medseg.data.split import check_split
 from medseg.io.dicom_patient import patient_hash
 from tests.data.tiny_dataset import pair, save
 from tests.io import bad_dicom
