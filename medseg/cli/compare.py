@@ -92,7 +92,8 @@ def compare(
         _print_rows(result)
     if output is not None and not quiet:
         note_line(
-            f"wrote comparison.html, .csv, .md, .tex, methods.md, forest.png, forest.svg and box.png into {output}"
+            "wrote comparison.html, .csv, .md, .tex, methods.md, forest.png, forest.svg"
+            f"{', ranking.csv, .png, .svg' if result.rankings else ''} and box.png into {output}"
         )
     if any(result.skipped.values()):
         problems = "; ".join(
@@ -142,3 +143,14 @@ def _print_rows(result: "Comparison") -> None:
             table.add_row(*(printable(cell) for n, cell in enumerate(cells(row)) if n != 2))
         console.print(table)
     console.print(NOTES)
+    if result.rankings:
+        from medseg.report.ranking import RANKING_NOTES
+
+        header, *ranked = result.ranking_table()
+        ranking = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title="ranking", title_justify="left")
+        for name in header:
+            ranking.add_column(name, overflow="fold")
+        for cells_of_row in ranked:
+            ranking.add_row(*map(printable, cells_of_row))
+        console.print(ranking)
+        console.print(RANKING_NOTES)

@@ -9,7 +9,9 @@ from medseg.core.files import write_together
 from medseg.core.provenance import provenance
 from medseg.report.comparison_methods import methods_text
 from medseg.report.comparison_tables import HEADER, cells, to_csv, to_latex, to_markdown
+from medseg.report.ranking import RANKING_NOTES, overall, ranking_csv, ranking_table
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
+from medseg.statistics.ranking import Ranking
 
 NOTES = (
     "Difference: second less first, mean over the cases that both define; ↑ higher is better, ↓ lower is better. p: adjusted by "
@@ -22,7 +24,8 @@ NOTES = (
 class Comparison:
     """Every endpoint of every pair of models: ``rows``; ``patients`` of all cases.
 
-    ``judged``: tolerance and rule for missed structures, where known; ``skipped``: why, by model and case.
+    ``judged``: tolerance and rule for missed structures, where known; ``skipped``: why, by model and case. ``rankings`` of
+    three or more models.
     """
 
     models: tuple[ModelScores, ...]
@@ -33,10 +36,16 @@ class Comparison:
     seed: int
     judged: Mapping[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rankings: tuple[Ranking, ...] = ()
 
     def table(self) -> list[list[str]]:
         """Header and rows as people read them."""
         return [list(HEADER), *(cells(row) for row in self.rows)]
+
+    def ranking_table(self) -> list[list[str]]:
+        """Header and rows as people read them: of each metric the rankings over all structures. Empty with two models."""
+        names = [m.name for m in self.models]
+        return ranking_table(overall(self.rankings), names) if self.rankings else []
 
     def methods(self) -> str:
         """The methods paragraph, in Markdown."""
@@ -49,6 +58,7 @@ class Comparison:
             seed=self.seed,
             judged=self.judged,
             skipped=self.skipped,
+            rankings=self.rankings,
         )
 
     def caption(self) -> str:
@@ -58,6 +68,7 @@ class Comparison:
     def save(self, folder: Path) -> None:
         """Write comparison.html, .csv, .md, .tex, methods.md, forest.png, .svg and box.png into ``folder``, all or none.
 
+        Three or more models have ranking.csv, .png and .svg, too.
         Raises OutputError or ResourceError where the place is read-only or full.
         """
         from medseg.report.plots_comparison import box_plot, forest_plot
@@ -71,10 +82,16 @@ class Comparison:
         files = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
         files |= {f"forest.{kind}": forest_plot(self.rows, kind) for kind in ("png", "svg")}
         files["box.png"] = box_plot(self.models, self.endpoints, "png")
-        files["comparison.html"] = self._page(files["forest.svg"], files["box.png"])
+        if self.rankings:
+            from medseg.report.plots_ranking import rank_plot
+
+            names = [m.name for m in self.models]
+            files["ranking.csv"] = ranking_csv(self.rankings, names).encode("utf-8", "backslashreplace")
+            files |= {f"ranking.{kind}": rank_plot(overall(self.rankings), names, kind) for kind in ("png", "svg")}
+        files["comparison.html"] = self._page(files)
         write_together({folder / name: content for name, content in files.items()})
 
-    def _page(self, forest: bytes, box: bytes) -> bytes:
+    def _page(self, files: Mapping[str, bytes]) -> bytes:
         from medseg.report.html import inline, rendered
 
         place = HEADER.index("comparison")
@@ -92,8 +109,11 @@ class Comparison:
             columns=[name for name in HEADER if name != "comparison"],
             tables=list(by_pair.items()),
             notes=NOTES,
-            forest=inline(forest),
-            box=inline(box),
+            forest=inline(files["forest.svg"]),
+            box=inline(files["box.png"]),
+            ranking=self.ranking_table(),
+            ranking_notes=RANKING_NOTES,
+            blobs=inline(files["ranking.svg"]) if self.rankings else "",
             methods=self.methods().partition("\n")[2].strip(),
         )
 
@@ -117,6 +137,7 @@ class Comparison:
             "cases": len(self.patients),
             "patients": len(set(self.patients.values())),
             "rows": [{k: _plain(v) for k, v in asdict(row).items()} for row in self.rows],
+            "rankings": [r.to_dict([m.name for m in self.models]) for r in self.rankings],
             "methods": self.methods(),
         }
 

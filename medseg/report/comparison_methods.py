@@ -8,6 +8,7 @@ from medseg.metrics import empty_mask_policy
 from medseg.statistics.bootstrap import RESAMPLES
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
 from medseg.statistics.paired import EXACT_UP_TO, PERMUTATIONS
+from medseg.statistics.ranking import RANK_RESAMPLES, Ranking
 
 SOURCES = """\
 1. Efron 1987, doi:10.1080/01621459.1987.10478410 (BCa intervals)
@@ -16,6 +17,10 @@ SOURCES = """\
 4. Holm 1979, Scandinavian Journal of Statistics 6:65-70
 5. Piaggio et al. 2012, doi:10.1001/jama.2012.87802 (non-inferiority, CONSORT)
 6. Kerby 2014, doi:10.2466/11.IT.3.1; Lakens 2013, doi:10.3389/fpsyg.2013.00863
+"""
+RANKING_SOURCES = """\
+7. Wiesenfarth et al. 2021, doi:10.1038/s41598-021-82017-6 (stability of rankings)
+8. Kendall 1945, doi:10.1093/biomet/33.3.239 (tau-b)
 """
 
 
@@ -29,8 +34,9 @@ def methods_text(
     seed: int,
     judged: Mapping[str, Any],
     skipped: Mapping[str, Mapping[str, str]],
+    rankings: Sequence[Ranking] = (),
 ) -> str:
-    """Markdown: cases, differences, intervals, tests, margin, what lies outside the differences, versions, sources."""
+    """Markdown: cases, differences, intervals, tests, margin, ranking, what lies outside the differences, versions, sources."""
     people = len(set(patients.values()))
     units = (
         f"{people} patients (by the expression `{group}` on the case id)" if group else "each case taken as one patient"
@@ -49,13 +55,14 @@ def methods_text(
         f"{_family(rows)} Effect sizes: matched-pairs rank-biserial correlation r and d_z [6], positive where the second "
         "model is better.\n",
         _margin_text(rows),
+        _ranking_text(rankings, seed),
         f"{_tolerances(endpoints, judged)}Empty masks: {policy}. "
         "A case that only one model defines is in no difference; it counts as a loss of the "
         "model that missed the structure, claimed one where there is none, or gave no prediction, and bars a claim of "
         "non-inferiority for that model; a distance that a miss left undefined withholds every figure of its row but wins and "
         f"losses. {_outside(rows)}{_skipped(skipped)}\n",
         f"Software: {_software()}.\n",
-        SOURCES,
+        SOURCES + (RANKING_SOURCES if rankings else ""),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -109,6 +116,24 @@ def _margin_text(rows: Sequence[Difference]) -> str:
     return (
         f"The second model counts as not inferior where the 95 % interval lies wholly on the good side of the margin ({listed}), "
         "which is a one-sided test at 2.5 % [5], not adjusted for multiplicity; without a BCa interval nothing is claimed.\n"
+    )
+
+
+def _ranking_text(rankings: Sequence[Ranking], seed: int) -> str:
+    if not rankings:
+        return ""
+    return (
+        "The models were ranked by two rules. Mean then rank: by the mean over the cases that each defines, over several "
+        "structures by the "
+        "mean of these means. Rank then mean: in each case, ties sharing the mean rank, then by the mean rank. A model that "
+        "failed where a "
+        "figure has no value (no prediction, a distance that a miss left undefined) was the last, by its mean and in that "
+        "case; one that "
+        "rightly found nothing where another claimed a structure was the first in that case. Stability: the ranking was "
+        "repeated on "
+        f"{RANK_RESAMPLES} bootstrap samples of whole patients, seed {seed} [7], and compared with that of all cases by "
+        "Kendall's tau-b [8]. "
+        "It describes; it tests nothing.\n"
     )
 
 

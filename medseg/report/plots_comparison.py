@@ -58,8 +58,11 @@ def _draw_forest(axes: Axes, rows: Sequence[Difference]) -> None:
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         clear = row.interval != "" and (row.low > 0 or row.high < 0)
         if row.interval:
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-        axes.plot(row.mean, place, marker, color=colour, markerfacecolor=colour if clear else "white", markersize=6)
+            axes.plot([row.low, row.high], [place, place], color="0.2", linewidth=1.4, solid_capstyle="butt")
+        fill = colour if clear else "white"
+        axes.plot(
+            row.mean, place, marker, markerfacecolor=fill, markeredgecolor="black", markeredgewidth=0.8, markersize=6
+        )
     names = [f"{printable(r.endpoint.structure) or 'whole case'}{_pair(r, pairs)}" for r in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8, parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)

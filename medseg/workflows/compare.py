@@ -19,6 +19,7 @@ from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_TOLERANCE_MM
 from medseg.report.comparison import Comparison
 from medseg.statistics.comparison import Endpoint, ModelScores, compare_models
 from medseg.statistics.direction import better
+from medseg.statistics.ranking import rank_models
 from medseg.workflows.evaluate import evaluate
 
 DEFAULT_METRICS = ("dice", "hd95", "nsd")
@@ -47,6 +48,7 @@ def compare(
     ``margin``: how much worse a model may be and still count as not inferior, for every ratio, or by metric in its
     unit. ``tolerance_mm`` is that of nsd and ``boundary_mm`` that of boundary_iou, as for ``evaluate``. ``group`` names the
     patient in a case id. ``output`` is a folder for the tables, figures and methods text.
+    Three or more models are ranked, too, with the stability of their ranking.
 
     Raises DataError where a model lacks a case that another has, or cases were scored against different references;
     with ``skip_bad`` a lacking case counts against that model instead. Raises ConfigError for fewer than two models,
@@ -82,7 +84,8 @@ def compare(
     pairs = list(combinations(range(len(scored)), 2)) if all_pairs else [(0, n) for n in range(1, len(scored))]
     patients = {case: patient_of(case, group) for case in cases}
     rows = compare_models(scored, endpoints, pairs=pairs, patients=patients, margins=margins, seed=seed)
-    result = Comparison(tuple(scored), tuple(endpoints), tuple(rows), patients, group, seed, judged, skipped)
+    rankings = tuple(rank_models(scored, endpoints, patients=patients, seed=seed))
+    result = Comparison(tuple(scored), tuple(endpoints), tuple(rows), patients, group, seed, judged, skipped, rankings)
     if output is not None:
         result.save(Path(output))
     return result

@@ -227,3 +227,46 @@ def test_the_width_of_the_rim_is_stated_and_scores_from_before_it_was_are_no_rea
     del summary["settings"]["boundary_mm"]
     (tmp_path / "one" / "summary.json").write_text(json.dumps(summary))
     assert compare([tmp_path / "one", b], **given).rows
+
+
+def test_three_models_are_ranked_with_the_stability_of_it(models, tmp_path, capsys):
+    from medseg.cli.app import run
+
+    a, b, reference = models
+    for n in range(4):
+        save(tmp_path / "<c>" / f"c{n}.nii.gz", boxes(2))
+    out = tmp_path / "out"
+    given = [str(a), str(b), str(tmp_path / "<c>"), "--reference", str(reference), "--metric", "dice,hd95"]
+    assert run(["compare", *given, "--output", str(out)]) == 0
+    assert "Kendall's tau" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == FILES | {"ranking.csv", "ranking.png", "ranking.svg"}
+    rows = list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 3 * 2 * 3  # metrics, both structures and each, rules, models
+    first = [r for r in rows if (r["metric"], r["structures"], r["rule"]) == ("dice", "2", "mean then rank")]
+    assert [(r["model"], r["rank"]) for r in first] == [("b", "1"), ("a", "2"), ("<c>", "3")]
+    assert float(first[0]["figure"]) == pytest.approx(((3 + 148 / 184) / 4 + 0.875) / 2)
+    assert sum(float(first[0][f"share_rank_{n}"]) for n in (1, 2, 3)) == pytest.approx(1)
+    page, methods = (out / "comparison.html").read_text(), (out / "methods.md").read_text()
+    assert "<c>" not in page
+    assert page.count("data:image/") == 3
+    for words in ("10.1038/s41598-021-82017-6", "1000 bootstrap samples of whole patients"):
+        assert words in methods
+
+
+def test_a_comparison_of_two_has_no_ranking(models):
+    a, b, reference = models
+    result = compare([a, b], reference=reference, metrics=["dice"])
+    assert result.rankings == ()
+    assert result.ranking_table() == []
+    assert "ranked" not in result.methods()
+
+
+def test_a_model_without_a_prediction_is_ranked_last(models, tmp_path):
+    a, b, reference = models
+    for n in range(4):
+        save(tmp_path / "c" / f"c{n}.nii.gz", boxes(2))
+    (b / "c3_seg.nii.gz").unlink()
+    given = {"reference": reference, "labels": LABELS, "metrics": ["dice"], "skip_bad": True}
+    result = compare([a, b, tmp_path / "c"], **given)
+    assert result.rankings[0].ranks.tolist() == [1, 3, 2]
+    assert json.dumps(result.to_dict(), allow_nan=False)
