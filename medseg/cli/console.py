@@ -4,7 +4,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,34 +48,58 @@ def print_indented(margin: str, text: str) -> None:
 
 
 @contextmanager
-def progress_bars(*, quiet: bool) -> Iterator[Progress]:
-    """A bar per stage on stderr where that is a terminal, elsewhere a plain line now and then; nothing with ``quiet``."""
+def progress_bars(*, quiet: bool, memory: Callable[[], str] = lambda: "") -> Iterator[Progress]:
+    """A bar per stage on stderr where that is a terminal, elsewhere a plain line now and then; nothing with ``quiet``.
+
+    Each shows the time that is left, and the ``memory`` in use where it is told.
+    """
     if quiet or not sys.stderr.isatty():
-        yield silent if quiet else plain_lines()
+        yield silent if quiet else plain_lines(memory=memory)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    more = (TimeRemainingColumn(), TextColumn("{task.fields[memory]}"))
+    with Bars(*columns, *more, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total, visible=done < total)
+                tasks[stage] = bars.add_task(stage, total=total, memory="")
+            bars.update(tasks[stage], completed=done, total=total, visible=done < total, memory=memory())
 
         yield show
 
 
-def plain_lines(seconds: float = 30.0) -> Progress:
-    """Progress for a log file: a line for a stage at most every so many ``seconds``, none for a stage that is quick."""
-    said: dict[str, float] = {}
+def plain_lines(seconds: float = 30.0, memory: Callable[[], str] = lambda: "") -> Progress:
+    """Progress for a log file: a line for a stage at most every so many ``seconds``, none for a stage that is quick.
+
+    The time left is that of the remaining units at the mean pace since the last line.
+    """
+    said: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - said.setdefault(stage, now) >= seconds:
-            said[stage] = now
-            note_line(f"{stage}: {done} of {total}")
+        since, before = said.setdefault(stage, (now, done))
+        if done < before:  # the stage begins again
+            said[stage] = since, before = now, done
+        if now - since >= seconds:
+            said[stage] = (now, done)
+            left = "" if done == before else f", {time_left((total - done) * (now - since) / (done - before))} left"
+            used = memory()
+            note_line(f"{stage}: {done} of {total}{left}{f', {used}' if used else ''}")
 
     return show
+
+
+def time_left(seconds: float) -> str:
+    """Such as ``2 h 5 min``, ``12 min`` or ``40 s``.
+
+    >>> time_left(7_500.0), time_left(720.4), time_left(39.6)
+    ('2 h 5 min', '12 min', '40 s')
+    """
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"

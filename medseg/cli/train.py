@@ -33,12 +33,17 @@ def train(
     from medseg.core.config import load_config
 
     checked = load_config(config, overrides)  # before torch is imported: a typo answers at once
+    from medseg.training.device import memory_in_use
+    from medseg.training.team import leads
     from medseg.workflows.train import train as run
 
-    with progress_bars(quiet=quiet) as progress:
+    quiet = quiet or not leads()
+    with progress_bars(quiet=quiet, memory=memory_in_use) as progress:
         result = run(
             checked, output=output, resume=resume, progress=progress, say=(lambda line: None) if quiet else note_line
         )
+    if not leads():
+        return
     for name, value in result.dice.items():
         print(f"{name}: validation Dice {value:.4f}")
     print(result.model_folder)

@@ -89,6 +89,12 @@ class TrainConfig(_Section):
     optimizer: Auto | Component = "auto"
     loss: Component = Component(name="dice_ce")
     augmentation: Auto | Literal["none"] | dict[str, bool | dict[str, Any]] = "auto"
+    precision: Literal["auto", "f32", "bf16", "fp16"] = "auto"
+    accumulate: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    clip: Annotated[Number, Field(gt=0)] | None = 12.0
+    ema: Auto | Annotated[Number, Field(ge=0, lt=1)] = "auto"
+    compile: Auto | bool = "auto"
+    tensorboard: bool = False
     seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     folds: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     fold: Annotated[int | str, BeforeValidator(_fold)] = 0
@@ -114,6 +120,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     device: Annotated[str, BeforeValidator(_device)] = "auto"
     output: Path | None = None
+    licence: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
     @model_validator(mode="before")
     @classmethod

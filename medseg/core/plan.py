@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medseg.core.component import Component
 from medseg.core.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # what a version adds has a default, so that older plans load
 MAX_PATCH_VOXELS = 2**28
 Count = Annotated[int, Field(ge=1)]
 Axis = Annotated[int, Field(ge=0, le=2)]
@@ -82,9 +82,18 @@ class Plan(_Frozen):
     foreground_fraction: float
     mirror_axes: tuple[Axis, ...]
     augmentation: tuple[Component, ...] = ()
-    precision: Literal["f32", "bf16"]
+    precision: Literal["f32", "bf16", "fp16"]
+    accumulate: Count = Field(1, description="passes of batch_size patches in a step; their gradients are averaged")
+    processes: Count = Field(1, description="processes that share a step, each with its own passes")
+    clip: float | None = Field(12.0, description="largest norm of a step's gradient; None: any")
+    compile: bool = False
     seed: int
     reasons: dict[str, str]
+
+    @property
+    def patches_per_step(self) -> int:
+        """Patches that one update of the weights has seen."""
+        return self.batch_size * self.accumulate * self.processes
 
     @model_validator(mode="before")
     @classmethod

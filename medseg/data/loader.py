@@ -1,4 +1,4 @@
-"""Patches for training: foreground-balanced, and a pure function of (seed, step)."""
+"""Patches for training: foreground-balanced, and a pure function of (seed, step, number in the step)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,27 @@ class Batch:
     references: npt.NDArray[np.uint8 | np.uint16]
 
 
-def load_batch(stored: Sequence[StoredCase], plan: Plan, step: int, extent: Triple) -> Batch:
+def load_batch(stored: Sequence[StoredCase], plan: Plan, step: int, extent: Triple, *, part: int = 0) -> Batch:
     """The batch of ``step``: the same for the same plan and cases, whatever came before.
 
+    A step of several passes or processes has as many ``part``s; together they are the patches of one large batch.
     Cases follow one shuffled round after the other, so that each is seen equally often. A share of
     ``plan.foreground_fraction`` of the patches is centred near a voxel of a structure of the case, each structure
     as likely as the other; the rest lies anywhere. Outside the volume the image is 0 and the reference background.
     """
-    items = [
-        _patch(stored[_case_at(len(stored), plan, step, n)], plan, step, n, extent) for n in range(plan.batch_size)
-    ]
+    numbers = range(part * plan.batch_size, (part + 1) * plan.batch_size)
+    items = [_patch(stored[_case_at(len(stored), plan, step, n)], plan, step, n, extent) for n in numbers]
     return Batch(np.stack([image for image, _ in items]), np.stack([reference for _, reference in items]))
 
 
+def cases_of(stored: Sequence[StoredCase], plan: Plan, step: int) -> list[str]:
+    """The cases whose patches ``step`` sees, each once, in order."""
+    numbers = range(plan.patches_per_step)
+    return list(dict.fromkeys(stored[_case_at(len(stored), plan, step, n)].id for n in numbers))
+
+
 def _case_at(count: int, plan: Plan, step: int, item: int) -> int:
-    position = step * plan.batch_size + item
+    position = step * plan.patches_per_step + item
     turn, place = divmod(position, count)
     return int(np.random.default_rng((plan.seed, 1, turn)).permutation(count)[place])
 

@@ -1,8 +1,11 @@
 """The device by name, checked before any work, and what it says when its memory runs out."""
 
+import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -28,6 +31,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def own_device(device: torch.device, number: int) -> torch.device:
+    """The GPU of the process with this ``number`` on its machine where ``device`` is any GPU, else ``device``."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    if number >= torch.cuda.device_count():
+        raise ResourceError(
+            f"process {number} has no GPU: this machine has {torch.cuda.device_count()}; start no more processes than that"
+        )
+    return torch.device("cuda", number)
+
+
 _LESS_TRAINING = "use a smaller plan.patch_size or plan.batch_size, fewer features, or a device with more memory"
 
 
@@ -43,6 +57,23 @@ def enough_memory(device: torch.device, *, work: str = "", advice: str = _LESS_T
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         raise ResourceError(f"{work}{': ' if work else ''}{device}: out of memory; {advice}") from error
+
+
+def compile_pays(device: torch.device) -> bool:
+    """True where torch.compile makes kernels of its own: a GPU with Triton. On the CPU it needs a C++ compiler and wins little."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def memory_in_use() -> str:
+    """What this process holds now, such as ``1.2 GiB`` or ``1.2 GiB, GPU 10.3 of 24 GiB``; empty where it cannot be told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        text = f"{pages * mmap.PAGESIZE / 2**30:.1f} GiB"
+    except (OSError, ValueError, IndexError):
+        return ""
+    if torch.cuda.is_available() and (held := torch.cuda.memory_reserved()):
+        text += f", GPU {held / 2**30:.1f} of {torch.cuda.get_device_properties().total_memory / 2**30:.0f} GiB"
+    return text
 
 
 def bf16_pays(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -13,7 +14,7 @@ from medseg.core.plan import Fingerprint, Plan, Triple
 from medseg.data.augment import augmentation_for
 from medseg.data.planning import CPU_VOXELS, GPU_VOXELS, Frame, Rung, architecture_for, intensities_for
 from medseg.data.store import StoredCase
-from medseg.training.device import bf16_pays
+from medseg.training.device import bf16_pays, compile_pays
 from medseg.training.optimizers import DEFAULT_LEARNING_RATE
 from medseg.training.step import Stepper
 
@@ -22,6 +23,7 @@ VALIDATION_SHARE = 0.08  # of a budget goes to validation while training
 MOST_VALIDATIONS = 10
 MEASURING_SHARE = 0.04  # of a budget may go to timing the steps of one network
 FEWEST_TIMED, MOST_TIMED = 4, 20
+COMPILED_STEPS, COMPILED_SECONDS = 5_000, 1_800.0  # a shorter run is over before torch.compile has paid
 WANTED_STEPS = {32: 5_000, 16: 1_000}  # a network of so many features is taken only if it can make so many steps
 
 
@@ -30,7 +32,9 @@ def max_patch_voxels(device: torch.device) -> int:
     return GPU_VOXELS if device.type == "cuda" else CPU_VOXELS
 
 
-def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: torch.device) -> Plan:
+def draft_plan(
+    config: Config, fingerprint: Fingerprint, frame: Frame, device: torch.device, *, processes: int = 1
+) -> Plan:
     """A plan whose size and length are still the ladder's first rung; the store needs no more."""
     optimizer = Component(name="adamw") if config.train.optimizer == "auto" else config.train.optimizer
     rate = config.train.learning_rate
@@ -59,10 +63,30 @@ def draft_plan(config: Config, fingerprint: Fingerprint, frame: Frame, device: t
         foreground_fraction=0.5,
         mirror_axes=_mirror_axes(config.modality, patch),
         augmentation=augmentation_for(config),
-        precision="bf16" if bf16_pays(device) else "f32",
+        precision=_precision(config, device),
+        accumulate=config.train.accumulate,
+        processes=processes,
+        clip=config.train.clip,
+        compile=_compiled(config, device),
         seed=config.train.seed,
         reasons=frame.reasons,
     )
+
+
+def _precision(config: Config, device: torch.device) -> Literal["f32", "bf16", "fp16"]:
+    asked = config.train.precision
+    if asked != "auto":
+        return asked
+    return "bf16" if bf16_pays(device) else "f32"
+
+
+def _compiled(config: Config, device: torch.device) -> bool:
+    """As asked, else where there is a compiler for ``device`` and the run is long enough to win back its minute or two."""
+    if config.train.compile != "auto":
+        return config.train.compile
+    seconds = budget_seconds(config.train.budget or "8h")
+    long = (config.train.steps or 0) >= COMPILED_STEPS or bool(config.train.epochs) or seconds >= COMPILED_SECONDS
+    return compile_pays(device) and long
 
 
 def _mirror_axes(modality: str, patch: Triple) -> tuple[int, ...]:
@@ -93,6 +117,7 @@ def fitted_plan(
     elapsed: Callable[[], float],
     validation_cases: int,
     case_seconds: Callable[[Plan], float],
+    agreed: Callable[[float], float] = float,
 ) -> Plan:
     """The final plan: a network that fits the time, and the number of steps.
 
@@ -100,24 +125,29 @@ def fitted_plan(
     and the final validation of ``validation_cases`` needs, becomes steps by the measured seconds of a step. Of the
     ladder's networks the largest is taken that can still make its WANTED_STEPS, else the smallest.
     """
-    counted = config.train.steps or (config.train.epochs and config.train.epochs * -(-len(stored) // draft.batch_size))
+    counted = config.train.steps or (
+        config.train.epochs and config.train.epochs * -(-len(stored) // draft.patches_per_step)
+    )
     limit = None if counted else budget_seconds(config.train.budget or "8h")
 
     def timed(rung: Plan, too_long: float) -> Timing:
         share = MEASURING_SHARE * (limit or 0.0)
-        step = seconds_per_step(rung, stored, device, seconds=share, too_long=too_long)
-        return Timing(rung, step, case_seconds(rung) if validation_cases and step <= too_long else 0.0)
+        step = agreed(seconds_per_step(rung, stored, device, seconds=share, too_long=too_long))
+        return Timing(rung, step, agreed(case_seconds(rung)) if validation_cases and step <= too_long else 0.0)
+
+    def left() -> float:
+        return limit - agreed(elapsed()) if limit else math.inf
 
     *larger, smallest = _ladder(draft, config, frame)
     for rung in larger:
         wanted = WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
-        too_long = (limit - elapsed()) / wanted if limit and wanted else math.inf
+        too_long = left() / wanted if wanted else math.inf
         best = timed(rung, too_long)
-        if best.step <= too_long and (limit is None or _steps(best, limit - elapsed(), validation_cases) >= wanted):
+        if best.step <= too_long and (limit is None or _steps(best, left(), validation_cases) >= wanted):
             break
     else:
         best = timed(smallest, math.inf)
-    steps = counted or _steps(best, limit - elapsed() if limit else 0.0, validation_cases)
+    steps = counted or _steps(best, left(), validation_cases)
     return _with_length(best, steps, config, validation_cases)
 
 
@@ -156,27 +186,31 @@ def _with_length(timing: Timing, steps: int, config: Config, validation_cases: i
     times = min(MOST_VALIDATIONS, max(1, int(training // 60)))
     affordable = VALIDATION_SHARE * training / times / max(timing.case, 1e-6)
     cases = max(1, min(validation_cases, int(affordable))) if validation_cases else 0
-    plan = timing.plan
+    plan, ema = timing.plan, config.train.ema
     asked = next(
         (f"{k}: {v}" for k in ("steps", "epochs") if (v := getattr(config.train, k))), f"budget {config.train.budget}"
     )
     features = plan.architecture.options["features"]
     reasons = {
         **plan.reasons,
-        "network": f"{features[0]} features in the first stage: {steps * plan.batch_size} patches fit",
+        "network": f"{features[0]} features in the first stage: {steps * plan.patches_per_step} patches fit",
         "steps": f"{asked}, at {timing.step:.3g} s a step and {timing.case:.3g} s a validation case, measured here",
-        "precision": "bfloat16 has hardware here" if plan.precision == "bf16" else "no hardware for bfloat16 here",
-        "ema": "running mean over the last steps, shorter for a short run",
+        "precision": _why_precision(plan) if config.train.precision == "auto" else "given",
+        "ema": "running mean over the last steps, shorter for a short run" if ema == "auto" else "given",
     }
     return plan.model_copy(
         update={
             "steps": steps,
             "validate_every": max(1, -(-steps // (times + 1))),
             "validation_cases": cases,
-            "ema": round(min(0.999, max(0.9, 1 - 10 / max(steps, 1))), 5),
+            "ema": round(min(0.999, max(0.9, 1 - 10 / max(steps, 1))), 5) if ema == "auto" else ema,
             "reasons": reasons,
         }
     )
+
+
+def _why_precision(plan: Plan) -> str:
+    return "bfloat16 has hardware here" if plan.precision == "bf16" else "no hardware for bfloat16 here"
 
 
 def seconds_per_step(

@@ -1,4 +1,4 @@
-"""Signals that ask for a stop: noted, and obeyed between two steps."""
+"""Signals that ask for a stop: noted, and obeyed between two steps, or at once where nothing can be lost."""
 
 import signal
 from collections.abc import Iterator
@@ -8,11 +8,35 @@ from threading import current_thread, main_thread
 from types import FrameType
 
 
+class Stopped(BaseException):
+    """A signal came inside ``StopFlag.at_once``."""
+
+
 @dataclass
 class StopFlag:
     """``signal_number`` of the signal that asked for a stop; None while nobody did."""
 
     signal_number: int | None = None
+    _at_once: bool = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For a block that may end anywhere: a signal raises Stopped in it, also one that came before."""
+        self._at_once = True
+        try:
+            if self.signal_number is not None:
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal. A second SIGINT leaves at once."""
+        if self.signal_number == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        if self._at_once:
+            raise Stopped
 
 
 @contextmanager
@@ -25,13 +49,7 @@ def stop_flag() -> Iterator[StopFlag]:
     if current_thread() is not main_thread():
         yield flag
         return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if flag.signal_number == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        flag.signal_number = number
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, flag.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
     finally:

@@ -28,6 +28,13 @@ def adamw(
     return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, beta2), fused=True)
 
 
+def never_fused(optimizer: Optimizer) -> None:
+    """Make a fused optimizer a plain one: fused ones unscale fp16 gradients themselves, after they should be clipped."""
+    for group in optimizer.param_groups:
+        group["fused"] = False
+    vars(optimizer)["_step_supports_amp_scaling"] = False
+
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 DEFAULT_LEARNING_RATE = {"sgd": 1e-2, "adam": 1e-3, "adamw": 2e-3}
 

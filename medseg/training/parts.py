@@ -1,6 +1,7 @@
 """Every part that a config names, built once before any work, so that a wrong option never leaves half a run behind."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,8 +17,16 @@ from medseg.models.bundle import network_for
 from medseg.training.optimizers import OPTIMIZERS
 
 
-def require_parts(config: Config) -> None:
-    """Raise ConfigError where a name or option of architecture, loss, optimizer or augmentation is wrong. Needs no data."""
+def require_parts(config: Config, device: torch.device) -> None:
+    """Raise ConfigError where a name or option of architecture, loss, optimizer or augmentation is wrong, or where what
+    is asked for is not here. Needs no data.
+    """
+    if config.train.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("train.precision fp16 needs a CUDA GPU, and this device is the CPU; use auto, f32 or bf16")
+    if config.train.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "train.tensorboard needs the package tensorboard: pip install 'medseg[track]', or set it to false"
+        )
     find("architecture", ARCHITECTURES, config.plan.architecture.name)
     _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part))
     augmentation_for(config)

@@ -1,6 +1,7 @@
 """The run folder: what a training leaves on disk, and how a later one takes it up."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import yaml
 from pydantic import ValidationError
 
 from medseg.core.case import Case
-from medseg.core.config import Config
-from medseg.core.errors import DataError, ModelError, OutputError
+from medseg.core.config import Config, config_from
+from medseg.core.errors import ConfigError, DataError, ModelError, OutputError
 from medseg.core.files import check_writable, write_json, write_text
 from medseg.core.plan import Fingerprint, Plan
 from medseg.data.given_splits import Split
+from medseg.training.team import Team
 
-FREE_TO_CHANGE = ("device", "output", "train.fold")
+FREE_TO_CHANGE = ("device", "output", "licence", "train.fold", "train.tensorboard")
 
 
 def folder_of(config: Config, output: Path | None) -> Path:
@@ -36,6 +38,8 @@ def require_free(folder: Path, config: Config, *, resume: bool) -> None:
         content = yaml.safe_load(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise OutputError(f"{stored}: cannot be read ({str(error).splitlines()[0]}); choose another --output") from None
+    with suppress(ConfigError, TypeError, ValueError):
+        content = _plain(config_from(content))  # what an older medseg did not know has its default
     before = _flat(content)
     now = _flat(_plain(config))
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE)
@@ -52,13 +56,8 @@ def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Cas
     if not (folder / "config.yaml").exists():
         write_text(folder / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
     file = folder / "splits.json"
-    try:
-        kept: list[Split] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        if not isinstance(kept, list):
-            raise TypeError(f"got a {type(kept).__name__}")
-        listed = {case for split in kept for side in ("train", "validation") for case in split[side]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not a list of train and validation cases ({error})") from None
+    kept = saved_splits(folder)
+    listed = {case for split in kept for side in split.values() for case in side}
     if not kept:  # the first start, or a run that has only been `final` so far
         write_json(file, splits)
         return splits
@@ -68,9 +67,43 @@ def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Cas
     return kept
 
 
-def save_plan(folder: Path, plan: Plan, fingerprint: Fingerprint) -> None:
-    """plan.json and fingerprint.json."""
+def saved_splits(folder: Path) -> list[Split]:
+    """The splits of an earlier start, none where it stopped before. Raises DataError where the file is damaged."""
+    file = folder / "splits.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        if not isinstance(kept, list):
+            raise TypeError(f"got a {type(kept).__name__}")
+        return [{side: list(split[side]) for side in ("train", "validation")} for split in kept]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not a list of train and validation cases ({error})") from None
+
+
+def save_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
+    """fingerprint.json"""
     write_json(folder / "fingerprint.json", fingerprint.model_dump(mode="json"))
+
+
+def saved_fingerprint(folder: Path) -> Fingerprint:
+    """What the leading process measured. Raises ModelError where the file is not there or damaged."""
+    file = folder / "fingerprint.json"
+    try:
+        return Fingerprint.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def require_team(folder: Path, plan: Plan, here: Team) -> None:
+    """Raise ConfigError where the run was planned for another number of processes."""
+    if plan.processes != here.count:
+        raise ConfigError(
+            f"{folder}: this run shares its steps between {plan.processes} process(es), not {here.count}; start it with "
+            f"torchrun --nproc_per_node {plan.processes} -m medseg train, or choose another --output"
+        )
+
+
+def save_plan(folder: Path, plan: Plan) -> None:
+    """plan.json"""
     write_json(folder / "plan.json", plan.model_dump(mode="json"))
 
 

@@ -1,14 +1,13 @@
 """One training step, and what it owns: network, optimizer, schedule and running mean."""
 
-import logging
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg.core.component import build
+from medseg.core.errors import ResourceError
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.data.augment import augment, extent_for
@@ -18,61 +17,96 @@ from medseg.losses import LOSSES
 from medseg.losses.deep_supervision import deep_supervision
 from medseg.models.bundle import network_for, weights_of
 from medseg.training.ema import Ema
-from medseg.training.optimizers import OPTIMIZERS, SCHEDULES
+from medseg.training.fabric import make_fabric
+from medseg.training.optimizers import OPTIMIZERS, SCHEDULES, never_fused
+from medseg.training.team import ALONE, Team
 
-GRADIENT_NORM = 12.0  # Isensee 2021, doi:10.1038/s41592-020-01008-z
+
+class Objective(nn.Module):
+    """From images and references to the loss, in float32 whatever the network computes in.
+
+    One module, so that the processes of a team see which parameters a loss needs, and torch.compile sees it whole.
+    """
+
+    def __init__(self, network: nn.Module, loss: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, images: Tensor, references: Tensor) -> Tensor:
+        logits = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.loss(
+                logits.float() if isinstance(logits, Tensor) else [one.float() for one in logits], references
+            )
 
 
 class Stepper:
-    """Owns the state of a training on ``device``; ``load(step)`` and ``run(step, batch)`` depend on the step alone."""
+    """Owns the state of a training on ``device``; ``load(step)`` and ``run(step, batches)`` depend on the step alone.
 
-    def __init__(self, plan: Plan, stored: Sequence[StoredCase], device: torch.device) -> None:
+    Within a ``team`` every process has the same state and takes its own part of each step.
+    """
+
+    def __init__(self, plan: Plan, stored: Sequence[StoredCase], device: torch.device, team: Team = ALONE) -> None:
         self.plan, self.stored, self.device = plan, stored, device
+        self._parts = [n * plan.processes + team.rank for n in range(plan.accumulate)]
         self._extent = extent_for(plan)
         self._swaps = Labels.from_mapping(plan.labels).mirror_swaps
         torch.manual_seed(plan.seed)
         network = network_for(plan, deep_supervision=True)
         self.network = weights_of(network)
         optimizer = build("optimizer", OPTIMIZERS, plan.optimizer, network.parameters(), plan.learning_rate)
+        if plan.precision == "fp16":
+            never_fused(optimizer)
         self.schedule = build("schedule", SCHEDULES, plan.schedule, plan.steps)
-        self._loss = deep_supervision(build("loss", LOSSES, plan.loss))
-        self.fabric = make_fabric(device, plan.precision)
-        self._forward, self.optimizer = self.fabric.setup(network, optimizer)
+        objective = Objective(network, deep_supervision(build("loss", LOSSES, plan.loss)))
+        self.fabric = make_fabric(device, plan.precision, team)
+        whole = torch.compile(objective) if plan.compile else objective
+        self._objective, self.optimizer = self.fabric.setup(whole, optimizer)
         self.ema = Ema(self.network, plan.ema)
 
-    def load(self, step: int) -> Batch:
-        """The batch of ``step``, on the CPU."""
-        return load_batch(self.stored, self.plan, step, self._extent)
+    def load(self, step: int) -> list[Batch]:
+        """The batches of ``step`` on the CPU, one for each pass."""
+        return [load_batch(self.stored, self.plan, step, self._extent, part=part) for part in self._parts]
 
-    def run(self, step: int, batch: Batch) -> Tensor:
-        """Augment, forward, backward, update; the loss (a scalar on the device, not waited for)."""
-        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
-        references = torch.from_numpy(batch.references).to(self.device, non_blocking=True)
-        with torch.no_grad():
-            images, references = augment(images, references, self.plan, step, self._swaps)
+    def run(self, step: int, batches: Sequence[Batch]) -> Tensor:
+        """Augment, forward and backward each batch, then update; the mean loss (a scalar on the device, not waited for)."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * self.schedule(step)
-        self._forward.train()
-        loss: Tensor = self._loss(self._forward(images), references)
-        self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._forward, self.optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
+        self._objective.train()
+        try:
+            losses = [self._pass(step, part, batch) for part, batch in zip(self._parts, batches, strict=True)]
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise ResourceError(f"torch.compile fails on this machine ({first}); set train.compile to false") from error
+        if self.plan.clip is not None:
+            self.fabric.clip_gradients(
+                self._objective, self.optimizer, max_norm=self.plan.clip, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.network, step)
+        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+
+    def _pass(self, step: int, part: int, batch: Batch) -> Tensor:
+        """The loss of one batch, whose gradient is added; the processes share theirs after the last."""
+        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
+        references = torch.from_numpy(batch.references).to(self.device, non_blocking=True)
+        with torch.no_grad():
+            draw = step * self.plan.accumulate * self.plan.processes + part
+            images, references = augment(images, references, self.plan, draw, self._swaps)
+        with self.fabric.no_backward_sync(self._objective, enabled=part != self._parts[-1]):
+            loss: Tensor = self._objective(images, references)
+            self.fabric.backward(loss / len(self._parts) if len(self._parts) > 1 else loss)
         return loss.detach()
 
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside tensors: the loss scale of fp16."""
+        scale = self.fabric.strategy.precision.state_dict()
+        return {"loss_scale": scale} if scale else {}
 
-def make_fabric(device: torch.device, precision: str) -> Any:
-    """Lightning Fabric for one device in ``f32`` or ``bf16`` (autocast)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Fabric's hints about other launchers
-        from lightning.fabric import Fabric
-
-        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they announce each precision
-
-        accelerator = "cuda" if device.type == "cuda" else "cpu"
-        devices: Any = [device.index or 0] if device.type == "cuda" else 1
-        return Fabric(
-            accelerator=accelerator, devices=devices, precision="bf16-mixed" if precision == "bf16" else "32-true"
-        )
+    def take(self, facts: dict[str, Any]) -> None:
+        """Go on with the ``facts`` of a checkpoint."""
+        if "loss_scale" in facts:
+            self.fabric.strategy.precision.load_state_dict(facts["loss_scale"])

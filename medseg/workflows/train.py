@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from medseg.core.case import Case
 from medseg.core.config import Config, config_from, load_config, override
 from medseg.core.files import make_folder
 from medseg.core.lock import run_lock
-from medseg.core.plan import Plan
+from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.check import CaseFacts, check_dataset, structures_in, warnings_of
 from medseg.data.fingerprint import fingerprint
@@ -19,14 +20,25 @@ from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
 from medseg.data.planning import make_frame
 from medseg.data.split import choose_fold, make_splits, unlearnt
-from medseg.data.store import build_store
+from medseg.data.store import StoredCase, build_store
 from medseg.data.transforms import loading
 from medseg.report.evaluation import Report
 from medseg.report.training import TrainResult
-from medseg.training.device import choose_device, enough_memory
+from medseg.training.device import choose_device, enough_memory, own_device
 from medseg.training.fit import draft_plan, fitted_plan, max_patch_voxels
 from medseg.training.parts import require_network, require_parts
-from medseg.training.run_folder import folder_of, require_free, save_plan, saved_plan, start_run
+from medseg.training.run_folder import (
+    folder_of,
+    require_free,
+    require_team,
+    save_fingerprint,
+    save_plan,
+    saved_fingerprint,
+    saved_plan,
+    saved_splits,
+    start_run,
+)
+from medseg.training.team import Team, team
 from medseg.training.validation import seconds_per_case
 from medseg.workflows.train_fold import Fold, Say, pick
 
@@ -53,38 +65,30 @@ def train(
     checked = _config(config, dict(overrides or {}))
     folder = folder_of(checked, None if output is None else Path(output))
     device = choose_device(checked.device)
-    with enough_memory(device):
-        return _train(checked, folder, device, resume=resume, progress=progress, say=say)
+    with team() as here:
+        device = own_device(device, here.local_rank)
+        with enough_memory(device):
+            if here.leads:
+                return _train(checked, folder, device, here, resume=resume, progress=progress, say=say)
+            return _train(checked, folder, device, here, resume=resume, progress=silent, say=lambda line: None)
 
 
 def _train(
-    config: Config, folder: Path, device: torch.device, *, resume: bool, progress: Progress, say: Say
+    config: Config, folder: Path, device: torch.device, here: Team, *, resume: bool, progress: Progress, say: Say
 ) -> TrainResult:
     started = time.monotonic()
-    require_parts(config)
-    require_free(folder, config, resume=resume)
-    labels = config.structure_labels
-    cases = list_cases(config.data, labels)
-    facts = check_dataset(cases, labels, progress=progress)
-    measured = fingerprint(facts)
-    frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
-    draft = draft_plan(config, measured, frame, device)
-    require_network(draft)
-    splits = _splits(config, cases, facts)
-    _chosen(config, splits, cases)
-    if resume and not folder.exists():
-        say(f"nothing to resume in {folder}: starting a new run")
-    say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; device {device}")
-    for warning in (*remarks(config.data, labels), *warnings_of(facts, labels)):
-        say(f"warning: {warning}")
-
-    with run_lock(make_folder(folder)):
-        chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
-        for warning in unlearnt(chosen, structures_in(facts)):
-            say(f"warning: {warning}")
+    require_parts(config, device)
+    with ExitStack() as held:
+        if here.leads:
+            cases, measured = _start(config, folder, device, here, held, resume=resume, progress=progress, say=say)
+        here.wait()
+        if not here.leads:
+            cases, measured = list_cases(config.data, config.structure_labels), saved_fingerprint(folder)
+        chosen = _chosen(config, saved_splits(folder), cases)
+        frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
+        draft = draft_plan(config, measured, frame, device, processes=here.count)
         plan = saved_plan(folder)
-        grid = plan or draft
-        stored = {s.id: s for s in build_store(folder / "store", cases, grid, loading(grid), progress=progress)}
+        stored = _stored(folder, cases, plan or draft)
         if plan is None:
             first = next(iter(chosen.values()))
             held_out = pick(cases, first["validation"])
@@ -97,18 +101,63 @@ def _train(
                 elapsed=lambda: time.monotonic() - started,
                 validation_cases=len(held_out),
                 case_seconds=lambda rung: seconds_per_case(held_out, rung, device),
+                agreed=here.largest,
             )
-            save_plan(folder, plan, measured)
+            if here.leads:
+                save_plan(folder, plan)
+            here.wait()
+        require_team(folder, plan, here)
         say(_plan_line(plan))
         reports: dict[str, Report] = {}
         for fold, split in chosen.items():
-            run = Fold(config, plan, measured, folder, fold, split, device, progress, say)
+            run = Fold(config, plan, measured, folder, fold, split, device, here, progress, say)
             reports |= run.train(cases, stored)
     result = TrainResult(folder, folder / "model", plan, reports, time.monotonic() - started)
     for name, value in result.dice.items():
         say(f"validation Dice, mean over cases: {name} {value:.4f}")
     say(f"model folder: {result.model_folder}")
     return result
+
+
+def _start(
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    here: Team,
+    held: ExitStack,
+    *,
+    resume: bool,
+    progress: Progress,
+    say: Say,
+) -> tuple[list[Case], Fingerprint]:
+    """Check everything, then take the run folder until ``held`` ends, and put into it what training starts from."""
+    require_free(folder, config, resume=resume)
+    labels = config.structure_labels
+    cases = list_cases(config.data, labels)
+    facts = check_dataset(cases, labels, progress=progress)
+    measured = fingerprint(facts)
+    frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
+    draft = draft_plan(config, measured, frame, device, processes=here.count)
+    require_network(draft)
+    splits = _splits(config, cases, facts)
+    _chosen(config, splits, cases)
+    if resume and not folder.exists():
+        say(f"nothing to resume in {folder}: starting a new run")
+    say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; {_where(device, here)}")
+    for warning in (*remarks(config.data, labels), *warnings_of(facts, labels)):
+        say(f"warning: {warning}")
+    held.enter_context(run_lock(make_folder(folder)))
+    chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
+    for warning in unlearnt(chosen, structures_in(facts)):
+        say(f"warning: {warning}")
+    save_fingerprint(folder, measured)
+    _stored(folder, cases, saved_plan(folder) or draft, progress)
+    return cases, measured
+
+
+def _stored(folder: Path, cases: Sequence[Case], plan: Plan, progress: Progress = silent) -> dict[str, StoredCase]:
+    found = build_store(folder / "store", cases, plan, loading(plan), progress=progress)
+    return {stored.id: stored for stored in found}
 
 
 def _config(given: Config | Path | str | Mapping[str, Any], overrides: dict[str, str]) -> Config:
@@ -139,5 +188,15 @@ def _plan_line(plan: Plan) -> str:
     return (
         f"plan: {plan.dimensions}D {plan.architecture.name} with {features[0]} features, patch "
         f"{'x'.join(map(str, plan.patch_size))} at {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm, "
-        f"{plan.steps} steps of {plan.batch_size}, {plan.precision}"
+        f"{plan.steps} steps of {_patches(plan)}, {plan.precision}"
     )
+
+
+def _patches(plan: Plan) -> str:
+    """Such as ``2``, or ``2 patches x 4 passes x 2 processes``."""
+    more = [f"{n} {what}" for n, what in ((plan.accumulate, "passes"), (plan.processes, "processes")) if n > 1]
+    return " x ".join([f"{plan.batch_size} patches", *more]) if more else str(plan.batch_size)
+
+
+def _where(device: torch.device, here: Team) -> str:
+    return f"device {device}" if here.count == 1 else f"{here.count} processes, device {device.type} each"

@@ -32,6 +32,7 @@ from medseg.report.overlay import save_overlays
 from medseg.statistics import summarise
 from medseg.training.log import read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
+from medseg.training.team import Team
 from medseg.training.validation import mean_dice, trained_network, validate_case
 
 Say = Callable[[str], None]
@@ -39,7 +40,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold of a run: trained, validated on whole volumes, and put into the model folder."""
+    """One fold of a run: trained, validated on whole volumes, and put into the model folder.
+
+    Within a ``team`` every process trains, and the one that leads does all the rest.
+    """
 
     config: Config
     plan: Plan
@@ -48,6 +52,7 @@ class Fold:
     fold: int | str
     split: Split
     device: torch.device
+    team: Team
     progress: Progress
     say: Say
 
@@ -71,7 +76,10 @@ class Fold:
             validate=(lambda state: mean_dice(watched, self.plan, state, self.device)) if watched else None,
             progress=self.progress,
             on_row=lambda row: self.say(_row_line(row, self.plan)) if "val_dice" in row else None,
+            team=self.team,
         )
+        if not self.team.leads:
+            return {}
         report = self._validate(held_out, state) if held_out else None
         rows = read_log(self.folder / "log.csv", until=self.plan.steps)
         if report is not None:

@@ -77,7 +77,7 @@ def test_undefined_scores_are_left_out_and_nothing_else():
 def test_a_plan_goes_to_json_and_back_without_loss():
     plan = tiny_plan(spacing_mm=[0.1 + 0.2, 1 / 3, 2.0], reasons={"patch_size": "given"})
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
-    assert json.loads(plan.model_dump_json())["format_version"] == 1
+    assert json.loads(plan.model_dump_json())["format_version"] == 2
 
 
 def test_a_plan_of_slices_has_one_voxel_across_them():
