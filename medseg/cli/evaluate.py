@@ -205,6 +205,8 @@ def _print_tables(report: "Report") -> None:
     moved = sum(bool(case.resampled_from) for case in report.cases)
     if moved:
         console.print(f"{moved} prediction(s) resampled onto the reference's grid, nearest voxel", markup=False)
+    if report.names_from and report.labels.structures:
+        console.print(f"names by: {printable(report.names_from)}", markup=False, emoji=False)
     if nowhere:
         console.print(f"in no prediction and no reference: {', '.join(map(printable, nowhere))}", markup=False)
     if not report.labels.structures:

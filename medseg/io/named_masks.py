@@ -63,7 +63,8 @@ def _own_labels(masks: NamedMasks) -> Labels:
         raise DataError(f"{masks.source}: its structures cannot be labels: {error}") from None
 
 
-def _same(name: str) -> str:
+def same_name(name: str) -> str:
+    """What two spellings of one name share: letter case, spaces, ``_`` and ``-`` do not count."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
@@ -71,14 +72,14 @@ def _matched(masks: NamedMasks, labels: Labels) -> tuple[dict[int, int], list[st
     """``{number of the mask: value}`` and notes on what has no partner. Raises DataError where a partner is in doubt."""
     theirs: dict[str, int] = {}
     for number, name in enumerate(masks.names):
-        if _same(name) in theirs:
+        if same_name(name) in theirs:
             raise DataError(
-                f"{masks.source}: two structures are called {_shown(masks.names[theirs[_same(name)]])} and {_shown(name)}, "
+                f"{masks.source}: two structures are called {_shown(masks.names[theirs[same_name(name)]])} and {_shown(name)}, "
                 "which is one name (letter case, spaces, _ and - do not count); rename one of them"
             )
-        theirs[_same(name)] = number
-    chosen = {theirs[_same(s.name)]: s.value for s in labels.structures if _same(s.name) in theirs}
-    missing = [s.name for s in labels.structures if _same(s.name) not in theirs]
+        theirs[same_name(name)] = number
+    chosen = {theirs[same_name(s.name)]: s.value for s in labels.structures if same_name(s.name) in theirs}
+    missing = [s.name for s in labels.structures if same_name(s.name) not in theirs]
     extra = [name for number, name in enumerate(masks.names) if number not in chosen]
     if missing and extra:
         raise DataError(

@@ -152,6 +152,14 @@ def holds_named_masks(path: Path) -> bool:
     return _named_masks(path) is not None
 
 
+def named_masks(path: Path) -> NamedMasks:
+    """The masks with names at ``path`` on a grid of their own; see ``read_label_map``. Raises DataError where there are none."""
+    masks = _named_masks(path)
+    if masks is None:
+        raise DataError(f"{shown(path)}: holds no masks with names")
+    return masks(None, DEFAULTS)
+
+
 def _named_masks(path: Path) -> Callable[[Geometry | None, ReadOptions], NamedMasks] | None:
     """What reads the masks with names at ``path`` on a grid; None where it is a label map, or a scan."""
     if os.path.isdir(path):  # noqa: PTH112 - as below

@@ -35,9 +35,16 @@ class HowToScore:
     open_labels: bool = False
     resample: bool = False
 
-    def name(self, value: int) -> str:
-        """What the structure of ``value`` is called."""
-        return names_by_value(self.labels).get(value, str(value))
+    def names(self, values: Iterable[int]) -> dict[int, str]:
+        """What the structures of ``values`` are called."""
+        named = names_by_value(self.labels)
+        taken, found = set(named.values()), {}
+        for value in values:
+            name = named.get(value, str(value))
+            while value not in named and name in taken:
+                name += "_"
+            found[value] = name
+        return found
 
     def onto_grid(self, prediction: LabelMap, grid: Geometry, *, names: tuple[str, str]) -> OnGrid:
         """``prediction`` on ``grid``; see ``metrics.grids``."""
@@ -145,7 +152,7 @@ def score_files(
             outside_ml=moved.outside_ml,
         ),
         grid,
-        score_structures(pair.id, {v: how.name(v) for v in maps.values if v}, maps, how.settings, threads=threads),
+        score_structures(pair.id, how.names(v for v in maps.values if v), maps, how.settings, threads=threads),
         score_regions(pair.id, how.labels.mapping() if how.labels else {}, maps, how.settings),
         score_case(pair.id, maps, how.settings.metrics),
     )

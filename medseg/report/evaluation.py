@@ -29,7 +29,7 @@ class Report:
 
     A whole-case figure (mean_iou, pixel_accuracy) has the empty text as its structure. NaN is undefined. ``worst``: the
     worst scores, the worst first. ``group``: the regular expression that named each case's patient, None where a case is one.
-    ``settings``: what was asked for, and how empty masks are treated.
+    ``settings``: what was asked for, and how empty masks are treated. ``names_from``: where the structures' names stand.
     """
 
     scores: tuple[Score, ...]
@@ -40,6 +40,7 @@ class Report:
     worst: tuple[Score, ...] = ()
     group: str | None = None
     settings: Settings = field(default_factory=lambda: Settings(COUNTED))
+    names_from: str = ""
 
     def mean(self, metric: str, structure: str | None = None) -> float:
         """Mean of ``metric`` over cases for ``structure`` (or region); without one, the mean of those means over structures.
@@ -83,6 +84,7 @@ class Report:
             "summaries": [{k: _number(v) for k, v in vars(s).items()} for s in self.summaries],
             "structures": self.structure_counts(),
             "labels": self.labels.mapping(),
+            "names_from": self.names_from,
             "cases": [{k: list(v) if isinstance(v, tuple) else v for k, v in vars(c).items()} for c in self.cases],
             "skipped": [{"case": case, "problem": problem} for case, problem in self.skipped],
             "worst": [{k: _number(v) for k, v in asdict(s).items()} for s in self.worst],

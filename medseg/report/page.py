@@ -82,6 +82,8 @@ def _facts(report: Report) -> list[list[str]]:
     if "boundary_iou" in settings["metrics"]:
         widths = ", ".join(f"{name} {mm:g} mm" for name, mm in settings["boundary_mm"].items())
         facts.append(["Width of the rim of boundary_iou", widths])
+    if report.names_from:
+        facts.append(["Names of structures", printable(report.names_from)])
     if settings["lesions"]:
         facts.append(["Lesions", f"{', '.join(settings['lesions'])}; {settings['lesion_matching']}"])
     return facts

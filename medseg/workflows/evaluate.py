@@ -12,6 +12,7 @@ from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
 from medseg.core.volume import LabelMap
+from medseg.io.header_names import HeaderNames, header_names
 from medseg.io.matching import match_files
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
@@ -27,7 +28,7 @@ def evaluate(
     predictions: Path | str,
     references: Path | str,
     *,
-    labels: Path | str | Labels | Mapping[str, int] | None = None,
+    labels: Path | str | Labels | Mapping[str, int] | HeaderNames | None = None,
     output: Path | str | None = None,
     metrics: Sequence[str] | None = None,
     tolerance_mm: float | Mapping[str, float] = DEFAULT_TOLERANCE_MM,
@@ -48,20 +49,24 @@ def evaluate(
     A prediction stored in another axis order than its reference is the same prediction; one on another grid is an
     error, or with ``resample`` brought onto the reference's grid (nearest voxel), which the report says. Either may also be
     a DICOM segmentation, an RT structure set or a folder of one mask per structure: it is laid on the other's grid, and
-    its names must be among ``labels``.
+    its names must be among the ``labels``.
 
-    ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``);
-    without it each value found anywhere is a structure of that name. ``output`` is a folder that gets ``scores.csv``,
-    ``summary.json``, ``report.md`` and the page ``report.html`` with pictures of the worst cases, on their scans where
-    ``images`` is the folder that holds them. ``group`` is a regular expression that names the patient in a case id, as
-    ``data.group`` of a config: intervals are resampled by patient. ``worst`` scores are listed. Memory holds two cases at a time.
+    ``labels`` names the structures (a labels file as of ``io.tables.read_labels``, ``Labels``, or ``{name: value}``). Without
+    it the headers of the label maps do (``io.header_names``), and a value that none of them names is a structure of that
+    name; that two headers disagree is an error. The report says where the names come from.
+
+    ``output`` is a folder that gets ``scores.csv``, ``summary.json``, ``report.md`` and the page ``report.html`` with
+    pictures of the worst cases, on their scans where ``images`` is the folder that holds them. ``group`` is a regular
+    expression that names the patient in a case id, as ``data.group`` of a config: intervals are resampled by patient.
+    ``worst`` scores are listed. Memory holds two cases at a time, or one for each process where many cases are spread over
+    the cores (``metrics.many_cases``).
 
     ``metrics`` are names of METRICS and CASE_METRICS, or ``all``; without them DEFAULT_METRICS. ``tolerance_mm`` (for nsd)
     and ``boundary_mm`` (the width of the rim for boundary_iou) are one for all structures, or by structure with 2 mm for the
     rest. ``missed``: a distance where one mask is empty is the
     image's ``diagonal``, or ``undefined`` and with it the mean. ``lesions`` names structures that are also scored lesion by
     lesion; two lesions are the same from an IoU of ``lesion_iou`` on. ``regions`` are structures taken together under a name
-    (``{"kidneys": ["kidney_left", "kidney_right"]}``), scored beside them and in no mean over structures; they need ``labels``.
+    (``{"kidneys": ["kidney_left", "kidney_right"]}``), scored beside them and in no mean over structures; they need names.
 
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
@@ -80,12 +85,9 @@ def evaluate(
         regions=regions,
         boundary_mm=boundary_mm,
     )
-    named = _labels(labels)
-    if named is None and settings.regions:
-        raise ConfigError("--region: structures need names here; give --labels, which says their values")
-    if named is not None:
-        settings.require_structures(named.names)
-    how = HowToScore(settings, named, resample=resample)
+    named = _named(labels)
+    if named is not None and named.labels is not None and not isinstance(labels, HeaderNames):
+        settings.require_structures(named.labels.names)
     check_group(group)
     if output is not None:
         check_writable(Path(output))
@@ -95,6 +97,13 @@ def evaluate(
     if skipped and not (skip_bad and pairs):
         rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
         raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
+    known = named or header_names(pairs)
+    if settings.regions:
+        if known.labels is None:
+            raise ConfigError("--region: structures need names here; give --labels, which says their values")
+        settings.require_structures(known.labels.names)
+    by_header = named is None or isinstance(labels, HeaderNames)
+    how = HowToScore(settings, known.labels, open_labels=by_header, resample=resample)
     patients = {pair.id: patient_of(pair.id, group) for pair in pairs}
     cases: list[CaseScores] = []
     with closing(score_all(pairs, how)) as found:
@@ -108,7 +117,7 @@ def evaluate(
             progress("evaluate", done, len(pairs))
     if not cases:
         raise DataError(f"none of {len(pairs)} case(s) could be scored: {next(iter(skipped.values()))}")
-    report = replace(_report(cases, named, skipped, patients, settings), group=group)
+    report = replace(_report(cases, how, skipped, patients), group=group, names_from=known.source)
     report = replace(report, worst=tuple(worst_scores(report.scores, worst)))
     if output is not None:
         from medseg.report.gallery import worst_pictures
@@ -124,23 +133,24 @@ def evaluate(
     return report
 
 
-def _labels(labels: Path | str | Labels | Mapping[str, int] | None) -> Labels | None:
-    if labels is None or isinstance(labels, Labels):
+def _named(labels: Path | str | Labels | Mapping[str, int] | HeaderNames | None) -> HeaderNames | None:
+    """What ``labels`` name and where that stands; None where the headers are to be asked."""
+    if labels is None or isinstance(labels, HeaderNames):
         return labels
-    return labels_from_names(dict(labels)) if isinstance(labels, Mapping) else read_labels(Path(labels))
+    if isinstance(labels, Labels):
+        return HeaderNames(labels, "labels given")
+    if isinstance(labels, Mapping):
+        return HeaderNames(labels_from_names(dict(labels)), "labels given")
+    return HeaderNames(read_labels(Path(labels)), shown(Path(labels)))
 
 
-def _report(
-    cases: list[CaseScores],
-    labels: Labels | None,
-    skipped: dict[str, str],
-    patients: dict[str, str],
-    settings: Settings,
-) -> Report:
+def _report(cases: list[CaseScores], how: HowToScore, skipped: dict[str, str], patients: dict[str, str]) -> Report:
     """All scores, also of the structures that a case lacks, and their summaries."""
-    if labels is None:
-        values = sorted({value for case in cases for value in case.by_value})
-        labels = Labels.from_mapping({"background": 0, **{str(v): v for v in values}}) if values else Labels(())
+    labels, settings = how.labels, how.settings
+    if labels is None or how.open_labels:
+        values = {value for case in cases for value in case.by_value} | set(labels.values if labels else ())
+        names = {name: value for value, name in how.names(sorted(values)).items()}
+        labels = Labels.from_mapping({"background": 0, **names}) if names else Labels(())
         settings.require_structures(labels.names)
     scores: list[Score] = []
     for case in cases:

@@ -94,10 +94,30 @@ def test_a_prediction_on_another_grid_is_refused(made, tmp_path):
             evaluate(tmp_path / "ct.nii.gz", reference, labels=LABELS)
 
 
-def test_without_labels_the_values_of_names_are_not_known(made, tmp_path):
+def test_without_labels_and_names_in_a_header_the_values_of_names_are_not_known(made, tmp_path):
     reference = write_reference(made, "seg", tmp_path / "ct")
+    write_label_map(tmp_path / "p.nii.gz", LabelMap(made.label_map.data, made.label_map.geometry))
     with pytest.raises(DataError, match=r"ct\.dcm: its structures have names.*--labels"):
-        evaluate(prediction(made, tmp_path / "p.nii.gz"), reference)
+        evaluate(tmp_path / "p.nii.gz", reference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_labels_the_header_of_the_label_map_says_the_values_of_names(made, kind, tmp_path):
+    reference = write_reference(made, kind, tmp_path / "ct")
+    path = prediction(made, tmp_path / "ct_seg.nii.gz")
+    report = evaluate(path, reference)
+    assert report.to_csv() == evaluate(path, reference, labels=LABELS).to_csv()
+    assert report.names_from == "headers of the predictions"
+
+
+@pytest.mark.parametrize("kind", ["seg", "masks"])
+def test_names_alone_on_both_sides_are_the_structures(made, kind, tmp_path):
+    for side in ("p", "r"):
+        write_reference(made, kind, tmp_path / side / "ct")
+    report = evaluate(tmp_path / "p", tmp_path / "r")
+    assert {name.lower() for name in report.labels.names} == {"liver", "kidney_left", "lost"}
+    assert {s.value for s in report.scores if s.metric == "dice" and s.structure.lower() != "lost"} == {1.0}
+    assert report.names_from == "names of the masks"
 
 
 def test_the_command_line_says_what_reading_a_reference_had_to_assume(made, tmp_path, capsys):
