@@ -15,6 +15,7 @@ from medseg.core.files import check_writable
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import defined
+from medseg.io.header_names import HeaderNames, header_names_of
 from medseg.io.matching import short_names
 from medseg.io.nifti import label_map_bytes
 from medseg.report.agreement import (
@@ -73,9 +74,8 @@ def agree(
     count = len(readers)
     pairs = list(combinations(range(count), 2)) + [(r, m) for m in range(count, len(paths)) for r in range(count)]
     # The second is scored against the first: volume_ml is the second's, reference_volume_ml the first's.
-    reports = {
-        (a, b): evaluate(paths[b], paths[a], labels=labels, metrics=METRICS, progress=progress) for a, b in pairs
-    }
+    known = header_names_of([(paths[b], paths[a]) for a, b in pairs]) if labels is None else labels
+    reports = {(a, b): evaluate(paths[b], paths[a], labels=known, metrics=METRICS, progress=progress) for a, b in pairs}
     study = _Study.of(names, len(readers), reports, group)
     found = Agreement(
         readers=names[: study.readers],
@@ -89,7 +89,8 @@ def agree(
     )
     if consensus is not None:
         values = {name: value for r in reports.values() for name, value in r.labels.mapping().items() if value}
-        named = reports[0, 1].labels if labels is not None else None
+        numbered = isinstance(known, HeaderNames) and known.labels is None
+        named = None if numbered else reports[0, 1].labels
         cases = [
             consensus_of_case(case, files, values=values, labels=named, method=consensus)
             for case, files in files_by_case(paths[: study.readers]).items()

@@ -12,6 +12,7 @@ from medseg.core.files import check_writable
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.scores import Score
+from medseg.io.header_names import HeaderNames, header_names_of
 from medseg.io.matching import holds_label_maps, short_names
 from medseg.io.scores_csv import RULES, SCORES, read_scores, read_summary
 from medseg.io.source import shown
@@ -29,7 +30,7 @@ def compare(
     models: Sequence[Path | str],
     *,
     reference: Path | str | None = None,
-    labels: Path | str | Labels | Mapping[str, int] | None = None,
+    labels: Path | str | Labels | Mapping[str, int] | HeaderNames | None = None,
     output: Path | str | None = None,
     metrics: Sequence[str] | None = None,
     margin: float | Mapping[str, float] | None = None,
@@ -65,6 +66,8 @@ def compare(
     units: dict[str, str] = {}
     rules: dict[str, Mapping[str, Any]] = {}
     skipped: dict[str, Mapping[str, str]] = {}
+    if labels is None and reference is not None:  # one name for a value in all models
+        labels = header_names_of([(path, Path(reference)) for path in paths if not _is_scored(path, reference)])
     given: dict[str, Any] = {"labels": labels, "metrics": asked, "skip_bad": skip_bad}
     given |= {"tolerance_mm": tolerance_mm, "boundary_mm": boundary_mm}
     for name, path in zip(short_names(paths), paths, strict=True):  # the single scores of one model are held at a time

@@ -7,15 +7,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg import evaluate
+from medseg import compare, evaluate
 from medseg.cli.app import run
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
-from medseg.io.header_names import header_names_of
+from medseg.io.header_names import header_names_of, names_in
 from medseg.io.nifti import write_label_map
 from medseg.io.seg_nrrd import seg_nrrd_bytes
+from medseg.workflows.agree import agree
 
 GRID = Geometry((9, 8, 7), np.diag([1.0, 1.2, 2.0, 1.0]))
 NAMES = {"liver": 1, "left kidney": 2}
@@ -142,3 +143,31 @@ def test_names_of_several_models_are_gathered_over_all_of_them(tmp_path):
     assert found.labels.names == ("liver", "left kidney")
     report = evaluate(tmp_path / "a", tmp_path / "r", labels=found)
     assert report.labels.names == ("liver", "left kidney")
+
+
+def test_compare_and_agree_call_a_value_the_same_whoever_names_it(tmp_path):
+    for side, names in (("a", None), ("b", NAMES), ("c", None)):
+        for n in range(3):
+            write(tmp_path / side / f"x{n}.nii.gz", names, shift=int(side == "c" and n == 0))
+    a, b, c = (tmp_path / side for side in "abc")
+    assert {row.endpoint.structure for row in compare([a, b], reference=c, metrics=["dice"]).rows} == set(NAMES)
+    found = agree([a, b, c], consensus="majority", output=tmp_path / "out")
+    assert [s.structure for s in found.structures] == list(NAMES)
+    assert names_in(tmp_path / "out" / "consensus" / "x0.nii.gz") == NAMES
+
+
+def test_a_consensus_of_masks_with_names_keeps_them_apart(tmp_path):
+    readers = [tmp_path / side for side in "abc"]
+    for reader in readers:
+        # Read in the order of the files' names, the second has no "bone": the numbers of the others shift.
+        for name, start in (("bone", 0), ("liver", 3), ("spleen", 6)):
+            if name != "bone" or reader.name != "b":
+                mask = np.zeros(GRID.shape, np.uint8)
+                mask[start : start + 2, 2:5, 2:5] = 1
+                (reader / "case").mkdir(parents=True, exist_ok=True)
+                write_label_map(reader / "case" / f"{name}.nii.gz", LabelMap(mask, GRID))
+    found = agree(readers, consensus="majority", output=tmp_path / "out")
+    liver = next(s for s in found.structures if s.structure == "liver")
+    assert liver.dice == 1.0
+    report = evaluate(tmp_path / "out" / "consensus", tmp_path / "a", metrics=["dice"])
+    assert {s.value for s in report.scores if s.metric == "dice"} == {1.0}
