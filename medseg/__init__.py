@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "train": "medseg.workflows.train",
+    "check": "medseg.workflows.check",
     "infer": "medseg.workflows.infer",
     "evaluate": "medseg.workflows.evaluate",
     "compare": "medseg.workflows.compare",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from medseg.core.labels import Labels as Labels
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
+    from medseg.workflows.check import check as check
     from medseg.workflows.compare import compare as compare
     from medseg.workflows.convert import convert as convert
     from medseg.workflows.evaluate import evaluate as evaluate

@@ -13,6 +13,7 @@ import typer
 
 from medseg import __version__
 from medseg.cli.agree import agree
+from medseg.cli.check import check
 from medseg.cli.compare import compare
 from medseg.cli.console import error_line
 from medseg.cli.convert import convert
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
+for verb in (check, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
 app.add_typer(dicom, name="dicom")
 

@@ -38,6 +38,17 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], ends: Col
     )  # a name may hold [brackets] or :colons:
 
 
+def print_text_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table of words on stdout: all columns to the left, the last one takes what room there is."""
+    table = Table(header_style="bold", show_lines=True)
+    for n, column in enumerate(columns):
+        table.add_column(column, overflow="fold", max_width=None if n == len(columns) - 1 else 28)
+    for row in rows:
+        table.add_row(*map(printable, row))
+    wide = None if sys.stdout.isatty() else 160
+    Console(width=wide, markup=False, emoji=False, highlight=False).print(table)
+
+
 def print_indented(margin: str, text: str) -> None:
     """``text`` on stdout behind ``margin``: wrapped under itself where that is a terminal, else on one line."""
     text = printable(text)

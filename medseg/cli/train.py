@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.core.errors import ConfigError
+from medseg.cli.options import key_values
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
 ) -> None:
     """Train a network as a config asks, and validate it on whole volumes."""
-    overrides = dict(_pair(setting) for setting in settings or [])
+    overrides = key_values(settings)
     overrides |= {key: value for key, value in (("device", device), ("train.fold", fold)) if value is not None}
     from medseg.cli.console import note_line, progress_bars
     from medseg.core.config import load_config
@@ -47,10 +47,3 @@ def train(
     for name, value in result.dice.items():
         print(f"{name}: validation Dice {value:.4f}")
     print(result.model_folder)
-
-
-def _pair(setting: str) -> tuple[str, str]:
-    key, equals, value = setting.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {setting}: expected KEY=VALUE, such as --set train.budget=20m")
-    return key, value

@@ -166,14 +166,26 @@ def load_config(path: Path | str, overrides: dict[str, str] | None = None) -> Co
 
     Paths inside the file start at its folder, paths in ``overrides`` at the current one. Raises ConfigError with the line.
     """
+    return config_from(*_read(path, overrides))
+
+
+def load_despite_labels(path: Path | str, overrides: dict[str, str] | None = None) -> tuple[Config, ConfigError | None]:
+    """``load_config``, and ``despite_labels`` where the labels alone are wrong."""
+    return despite_labels(*_read(path, overrides))
+
+
+def _read(path: Path | str, overrides: dict[str, str] | None) -> tuple[dict[str, Any], str, Document]:
     path = find_config(Path(path))
     document = parse_yaml(path)
     content = document.content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, got a {type(content).__name__}")
     resolve_paths(content, path.absolute().parent)
-    document = replace(document, overridden=frozenset(overrides or {}))
-    return config_from(override(content, overrides or {}), str(path), document)
+    return (
+        override(content, overrides or {}),
+        str(path),
+        replace(document, overridden=frozenset(overrides or {})),
+    )
 
 
 def config_from(content: dict[str, Any], source: str = "config", document: Document | None = None) -> Config:
@@ -182,6 +194,32 @@ def config_from(content: dict[str, Any], source: str = "config", document: Docum
         return Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{source}: " + "; ".join(problems(error, Config, document))) from None
+
+
+def despite_labels(
+    content: dict[str, Any], source: str = "config", document: Document | None = None
+) -> tuple[Config, ConfigError | None]:
+    """``config_from``; where nothing but the labels is missing or wrong, what is sound of them, and the error it would raise."""
+    try:
+        return config_from(content, source, document), None
+    except ConfigError as error:
+        try:
+            return config_from({**content, "labels": _sound(content.get("labels"))}, source, document), error
+        except ConfigError:
+            raise error from None
+
+
+def _sound(labels: Any) -> dict[str, int]:
+    """Of raw ``labels``, the names that are text with a value that only they have."""
+    given = labels if isinstance(labels, dict) else {}
+    values = [value for value in given.values() if type(value) is int]
+    kept = {
+        name: value
+        for name, value in given.items()
+        if isinstance(name, str) and name.isprintable() and name.strip() and type(value) is int
+        if 0 < value <= 65535 and values.count(value) == 1 and name != "background"
+    }
+    return {"background": 0, **(kept or {"structure_1": 1})}
 
 
 def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:

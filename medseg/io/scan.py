@@ -41,3 +41,8 @@ class Scan:
     frames: "tuple[Frame, ...]" = ()
     planes: tuple[int, ...] = ()
     flat: bool = False
+
+    @property
+    def patient_id(self) -> str:
+        """The DICOM PatientID; empty where the format knows none."""
+        return str(self.frames[0].header.dataset.get("PatientID", "") or "").strip() if self.frames else ""

@@ -14,7 +14,7 @@ from medseg.core.files import make_folder
 from medseg.core.lock import run_lock
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
-from medseg.data.check import CaseFacts, check_dataset, structures_in, warnings_of
+from medseg.data.check import CaseFacts, check_dataset, joined, structures_in, warnings_of
 from medseg.data.fingerprint import fingerprint
 from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
@@ -135,6 +135,7 @@ def _start(
     labels = config.structure_labels
     cases = list_cases(config.data, labels)
     facts = check_dataset(cases, labels, progress=progress)
+    cases = joined(cases, facts)
     measured = fingerprint(facts)
     frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
     draft = draft_plan(config, measured, frame, device, processes=here.count)
@@ -144,7 +145,7 @@ def _start(
     if resume and not folder.exists():
         say(f"nothing to resume in {folder}: starting a new run")
     say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; {_where(device, here)}")
-    for warning in (*remarks(config.data, labels), *warnings_of(facts, labels)):
+    for warning in (*remarks(config.data, labels), *warnings_of(facts, labels, modality=config.modality)):
         say(f"warning: {warning}")
     held.enter_context(run_lock(make_folder(folder)))
     chosen = _chosen(config, start_run(folder, config, splits, cases), cases)

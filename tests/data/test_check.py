@@ -1,5 +1,7 @@
 """What the dataset check measures and refuses, on small scans with facts known by construction."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from medseg.core.case import Case
 from medseg.core.errors import DataError
 from medseg.core.labels import Labels
-from medseg.data.check import FOREGROUND_SAMPLES, check_dataset, warnings_of
+from medseg.data.check import FOREGROUND_SAMPLES, check_dataset, joined, warnings_of
 from medseg.data.fingerprint import fingerprint
+from medseg.data.split import split_by_patient
 from tests.data.tiny_dataset import AFFINE, LABELS, SHAPE, pair, save
 
 NAMED = Labels.from_mapping(LABELS)
@@ -151,3 +154,37 @@ def test_the_fingerprint_by_hand(tmp_path):
     assert (intensity.minimum, intensity.maximum) == (inside.min(), inside.max())
     assert measured.cases_per_structure == {"liver": 2, "tumour": 1}
     assert measured.voxels_per_structure["tumour"] == (label == 2).sum()
+
+
+def overlapping(folder):
+    """Four cases, of which b is a part of a, elsewhere in the world."""
+    image, label = pair(0)
+    moved = AFFINE.copy()
+    moved[:3, 3] += (246, 0, 0)
+    return [
+        case(folder, "a", image, label),
+        case(folder, "b", image[:, :, 2:-2], label[:, :, 2:-2], moved),
+        case(folder, "c", *pair(1)),
+        case(folder, "d", *pair(2)),
+    ]
+
+
+def test_parts_of_one_scan_become_one_patient(tmp_path):
+    cases = overlapping(tmp_path)
+    facts = check_dataset(cases, NAMED)
+    kept = joined(cases, facts)
+    assert [one.patient for one in kept] == ["a", "a", "c", "d"]
+    (line,) = warnings_of(facts, NAMED)
+    assert line.startswith("a, b show one scan: they share 100% of the smaller image's voxels")
+    for split in split_by_patient(kept, folds=3, seed=0):
+        assert ("a" in split["train"]) == ("b" in split["train"])
+
+
+def test_one_dicom_patient_under_two_names_is_told_unless_all_are_one(tmp_path):
+    cases = [case(tmp_path, name, *pair(n)) for n, name in enumerate("abcd")]
+    facts = check_dataset(cases, NAMED)
+    some = [replace(f, patient_id=who) for f, who in zip(facts, ("7", "8", "7", ""), strict=True)]
+    (line,) = warnings_of(some, NAMED)
+    assert line.startswith("a, c have the same DICOM PatientID")
+    anonymous = [replace(f, patient_id="ANON") for f in facts]
+    assert warnings_of(anonymous, NAMED) == []

@@ -1,0 +1,164 @@
+"""Check: config -> cases -> each read once -> findings, all at once; nothing is written unless asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medseg.core.case import Case
+from medseg.core.config import Config, despite_labels, load_despite_labels, override
+from medseg.core.errors import ConfigError, MedsegError
+from medseg.core.files import check_writable, write_json
+from medseg.core.findings import Finding, merged
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress, silent
+from medseg.data.check import all_together, examined, joined, odd_but_usable, structures_in
+from medseg.data.examine import Examined, unnamed
+from medseg.data.given_splits import Split
+from medseg.data.layouts import list_cases, remarks
+from medseg.data.measure import CaseFacts
+from medseg.data.naming import labels_block, names_beside
+from medseg.data.split import choose_fold, make_splits
+from medseg.report.check import CheckedCase, Diagnosis
+
+
+def check(
+    config: Config | Path | str | Mapping[str, Any],
+    *,
+    overrides: Mapping[str, str] | None = None,
+    output: Path | str | None = None,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Read every case of the dataset that ``config`` names once, and return everything that is wrong or odd with it.
+
+    ``config`` is a file, a mapping or a Config; its labels may be missing or wrong: the diagnosis then holds those that fit.
+    ``output`` is a JSON file for the diagnosis. Raises ConfigError where anything else in the config is wrong; whatever is
+    wrong with the data is a finding.
+    """
+    if output is not None:
+        check_writable(Path(output).parent)
+    asked, wrong = _config(config, dict(overrides or {}))
+    name = str(config) if isinstance(config, Path | str) else "config"
+    found = diagnose(asked, wrong, name, progress)
+    if output is not None:
+        write_json(Path(output), found.content())
+    return found
+
+
+def diagnose(config: Config, wrong: ConfigError | None, name: str, progress: Progress) -> Diagnosis:
+    """The diagnosis of a dataset; ``wrong`` is what is wrong with the labels of ``config``."""
+    findings = [_labels_wrong(wrong)] if wrong else []
+    labels = None if wrong else config.structure_labels
+    cases: list[Case] = []
+    try:
+        cases = list_cases(config.data, labels)
+    except ConfigError as error:
+        findings.append(_labels_wrong(error))
+        labels = None
+    except MedsegError as error:
+        findings.append(Finding("layout", "error", (), str(error), exit_code=error.exit_code))
+    if labels is None and not cases and not any(one.code == "layout" for one in findings):
+        try:
+            cases = list_cases(config.data)
+        except MedsegError as error:
+            findings.append(Finding("layout", "error", (), str(error), exit_code=error.exit_code))
+    results = list(examined(cases, labels, progress=progress))
+    mapping, origin = _names(config, results, labels)
+    known = Labels.from_mapping(mapping) if len(mapping) > 1 else config.structure_labels
+    facts = [_renamed(one.facts, known) for one in results if one.facts is not None]
+    findings += [finding for one in results for finding in one.findings]
+    findings += all_together(facts, labels or known)
+    folds, unsplit = _folds(config, cases, facts)
+    findings += unsplit
+    if labels and cases:
+        findings += [Finding("left-out", "warning", (), remark) for remark in remarks(config.data, labels)]
+    findings += odd_but_usable(facts, labels or known, modality=config.modality, fold_of=folds)
+    unfit = labels is None or any(one.code == "label-values" for one in findings)
+    return Diagnosis(
+        config=name,
+        cases=_checked(results, facts, findings),
+        labels=known.mapping(),
+        findings=tuple(merged(findings)),
+        labels_block=labels_block(mapping) if unfit and len(mapping) > 1 else "",
+        names_from=origin if unfit else "",
+    )
+
+
+def _config(
+    config: Config | Path | str | Mapping[str, Any], overrides: dict[str, str]
+) -> tuple[Config, ConfigError | None]:
+    if isinstance(config, Config):
+        return despite_labels(override(config.model_dump(), overrides))
+    if isinstance(config, Mapping):
+        return despite_labels(override(dict(config), overrides))
+    return load_despite_labels(config, overrides)
+
+
+def _labels_wrong(error: ConfigError) -> Finding:
+    return Finding("labels", "error", (), f"{error}; paste the labels below, with names of your own", str(error), 2)
+
+
+def _names(config: Config, results: Sequence[Examined], labels: Labels | None) -> tuple[dict[str, int], str]:
+    """``{name: value}`` of all values found, by the config, the dataset and its label files, and whence the names are."""
+    values = sorted({value for one in results for value in one.values})
+    mapping = config.structure_labels.mapping() if labels else {"background": 0}
+    own = dict.fromkeys(name for one in results for name in one.named.values())
+    if own and not labels:
+        return {"background": 0, **{name: n for n, name in enumerate(own, 1)}}, "the structures' own names"
+    asked = {value: name for name, value in config.structure_labels.mapping().items()}
+    named, origin = names_beside(config.data, values, [one.case.reference for one in results])
+    for value in values:
+        if value not in mapping.values():
+            name = next((n for n in (asked.get(value), named.get(value)) if n and n != unnamed(value)), unnamed(value))
+            mapping[name if name not in mapping else f"{name}_{value}"] = value
+    used = origin if any(named.get(value) == name for name, value in mapping.items() if value) else "the values alone"
+    return mapping, used
+
+
+def _renamed(facts: CaseFacts, labels: Labels) -> CaseFacts:
+    """``facts`` with the names that were found for values of which the reader knew none."""
+    names = {unnamed(one.value): one.name for one in labels.structures}
+    return replace(
+        facts,
+        voxels={names.get(name, name): n for name, n in facts.voxels.items()},
+        extents={names.get(name, name): extent for name, extent in facts.extents.items()},
+    )
+
+
+def _folds(config: Config, cases: Sequence[Case], facts: Sequence[CaseFacts]) -> tuple[dict[str, int], list[Finding]]:
+    """The fold that would validate each case by its patient alone, and why there can be no folds, or not those asked for."""
+    if not cases or config.train.fold == "final":
+        return {}, []
+    try:
+        splits = _splits(config, joined(cases, facts), facts)
+        for fold in range(len(splits)) if config.train.fold == "all" else (config.train.fold,):
+            choose_fold(splits, fold, joined(cases, facts))
+        splits = _splits(config, cases, facts)
+    except MedsegError as error:
+        return {}, [Finding("split", "error", (), str(error), exit_code=error.exit_code)]
+    return {case: fold for fold, split in enumerate(splits) for case in split["validation"]}, []
+
+
+def _splits(config: Config, cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[Split]:
+    present: dict[str, list[str]] = {case.id: [] for case in cases} | structures_in(facts)
+    asked = config.train
+    return make_splits(cases, folds=asked.folds, seed=asked.seed, present=present, given=config.data.splits)
+
+
+def _checked(
+    results: Sequence[Examined], facts: Sequence[CaseFacts], findings: Sequence[Finding]
+) -> tuple[CheckedCase, ...]:
+    bad = {case for one in findings if one.severity == "error" for case in one.cases}
+    by_id = {f.case.id: f for f in facts}
+    checked = []
+    for one in results:
+        case, f = one.case, by_id.get(one.case.id)
+        usable = f is not None and case.id not in bad
+        if f is None:
+            checked.append(CheckedCase(case.id, case.patient, usable))
+            continue
+        volumes = {name: round(f.volume_ml(name), 6) for name in f.voxels}
+        checked.append(
+            CheckedCase(case.id, case.patient, usable, f.shape, f.spacing_mm, f.orientation, f.channels, volumes)
+        )
+    return tuple(checked)
