@@ -56,6 +56,7 @@ def _number(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Size = Annotated[StrictInt, Field(ge=1, le=4096)]
+Axis = Annotated[StrictInt, Field(ge=0, le=2)]
 Auto = Literal["auto"]
 
 
@@ -71,6 +72,8 @@ class PlanConfig(_Section):
     patch_size: Auto | tuple[Size, Size, Size] | tuple[Size, Size] = "auto"
     batch_size: Auto | Positive = "auto"
     architecture: Component = Component(name="unet")
+    intensity: Auto | Component | tuple[Component, ...] = "auto"
+    mirror_axes: Auto | Annotated[tuple[Axis, ...], Field(max_length=3)] = "auto"
 
     @model_validator(mode="after")
     def _spacing_is_real(self) -> "PlanConfig":
@@ -87,7 +90,9 @@ class TrainConfig(_Section):
     epochs: Positive | None = None
     learning_rate: Auto | Annotated[Number, Field(gt=0, le=10)] = "auto"
     optimizer: Auto | Component = "auto"
+    schedule: Auto | Component = "auto"
     loss: Component = Component(name="dice_ce")
+    foreground_fraction: Auto | Annotated[Number, Field(ge=0, le=1)] = "auto"
     augmentation: Auto | Literal["none"] | dict[str, bool | dict[str, Any]] = "auto"
     precision: Literal["auto", "f32", "bf16", "fp16"] = "auto"
     accumulate: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
@@ -95,6 +100,8 @@ class TrainConfig(_Section):
     ema: Auto | Annotated[Number, Field(ge=0, lt=1)] = "auto"
     compile: Auto | bool = "auto"
     tensorboard: bool = False
+    validate_every: Auto | Annotated[StrictInt, Field(ge=1)] = "auto"
+    validation_cases: Auto | Annotated[StrictInt, Field(ge=0)] = "auto"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     folds: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     fold: Annotated[int | str, BeforeValidator(_fold)] = 0

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.errors import ConfigError
+
 Array = npt.NDArray[np.float32]
 Normalise = Callable[[npt.NDArray[np.generic]], Array]
 
@@ -35,4 +37,42 @@ def z_score() -> Normalise:
     return normalise
 
 
-INTENSITIES: dict[str, Callable[..., Normalise]] = {"ct_window": ct_window, "z_score": z_score}
+def z_score_nonzero() -> Normalise:
+    """``z_score`` of the voxels that are not 0, for scans whose background was set to 0 (skull-stripped); it stays 0."""
+
+    def normalise(data: npt.NDArray[np.generic]) -> Array:
+        inside = data != 0
+        found = np.zeros(data.shape, np.float32)
+        if inside.any():
+            found[inside] = z_score()(data[inside])
+        return found
+
+    return normalise
+
+
+def percentile(*, lower: float = 0.5, upper: float = 99.5) -> Normalise:
+    """The volume's own percentiles ``lower`` and ``upper`` become -1 and 1, what lies beyond them too."""
+    if not 0 <= lower < upper <= 100:
+        raise ConfigError(f"intensity percentile: lower {lower} and upper {upper} must rise, from 0 to 100")
+
+    def normalise(data: npt.NDArray[np.generic]) -> Array:
+        values = data.astype(np.float64)
+        low, high = (float(end) for end in np.percentile(values, (lower, upper)))
+        scaled: Array = (np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 2 - 1).astype(np.float32)
+        return scaled
+
+    return normalise
+
+
+def none() -> Normalise:
+    """The stored intensities as they are."""
+    return lambda data: data.astype(np.float32)
+
+
+INTENSITIES: dict[str, Callable[..., Normalise]] = {
+    "ct_window": ct_window,
+    "z_score": z_score,
+    "z_score_nonzero": z_score_nonzero,
+    "percentile": percentile,
+    "none": none,
+}

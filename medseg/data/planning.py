@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.core.component import Component
+from medseg.core.component import Component, build
 from medseg.core.config import Config
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Fingerprint, Intensity, Triple, TripleMm
+from medseg.data.intensity import INTENSITIES
 
 ANISOTROPIC = 3.0  # spacing ratio beyond which an axis is treated apart
 GPU_VOXELS = 128**3
@@ -67,11 +68,14 @@ def make_frame(config: Config, fingerprint: Fingerprint, *, max_voxels: int) -> 
     slice_axis = coarse if dimensions == 2 else None
     if config.plan.patch_size == "auto":
         patch = _patch(shape, spacing, max_voxels, slice_axis)
-        reasons["patch_size"] = f"median shape {'x'.join(map(str, shape))} at that spacing, at most {max_voxels} voxels"
+        cut = math.prod(patch) < math.prod(n for axis, n in enumerate(shape) if axis != slice_axis)
+        bound = f"cut down to what the device takes ({max_voxels} voxels in 3D)" if cut else "fits whole"
+        reasons["patch_size"] = f"the median case has {' x '.join(map(str, shape))} voxels at that spacing; {bound}"
     else:
         patch = _given_patch(config.plan.patch_size, slice_axis)
         reasons["patch_size"] = "given"
-    kernels, strides, patch = _stages(patch, spacing, slice_axis)
+    whole = shape if config.plan.patch_size == "auto" else patch
+    kernels, strides, patch = _stages(patch, spacing, slice_axis, whole)
     if math.prod(patch) > 2**28:
         raise ConfigError(f"plan.patch_size {list(patch)} is too large: {math.prod(patch)} voxels, at most {2**28}")
     reasons["architecture"] = f"{len(strides)} stages: halve an axis while at least 4 voxels stay, coarse axes later"
@@ -95,7 +99,7 @@ def _patch(shape: Sequence[int], spacing: TripleMm, max_voxels: int, slice_axis:
     flat = [axis == slice_axis for axis in range(3)]
     patch = [1 if f else n for f, n in zip(flat, shape, strict=True)]
     if slice_axis is not None:
-        max_voxels = max(int(max_voxels ** (2 / 3)) * 4, 64 * 64)
+        max_voxels = max(max_voxels // 3, 64 * 64)  # 256 x 256 where a 3D patch has 64 x 64 x 48
     while math.prod(patch) > max_voxels and (able := [a for a in range(3) if patch[a] > FEWEST_PATCH_VOXELS]):
         largest = max(able, key=lambda a: patch[a] * spacing[a])
         patch[largest] = max(FEWEST_PATCH_VOXELS, math.floor(patch[largest] * 0.95))
@@ -103,9 +107,9 @@ def _patch(shape: Sequence[int], spacing: TripleMm, max_voxels: int, slice_axis:
 
 
 def _stages(
-    patch: Sequence[int], spacing: TripleMm, slice_axis: int | None
+    patch: Sequence[int], spacing: TripleMm, slice_axis: int | None, whole: Sequence[int]
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], list[int]]:
-    """Kernels and strides of each stage, and the patch rounded up to what they divide.
+    """Kernels and strides of each stage, and the patch rounded to what they divide: up where it holds the ``whole`` case.
 
     An axis is halved while at least 4 voxels remain and its spacing is within twice the finest still being halved;
     a kernel is 1 along an axis so coarse that its neighbours say little.
@@ -129,7 +133,10 @@ def _stages(
             size[a], mm[a], halvings[a] = size[a] / 2, mm[a] * 2, halvings[a] + 1
         strides.append(tuple(2 if a in step else 1 for a in axes))
     wanted = [max(n, FEWEST_PATCH_VOXELS // 2) for n in patch]
-    rounded = [1 if a == slice_axis else math.ceil(wanted[a] / 2 ** halvings[a]) * 2 ** halvings[a] for a in range(3)]
+    rounded = [1] * 3
+    for a in axes:
+        unit = 2 ** halvings[a]
+        rounded[a] = unit * (math.ceil(wanted[a] / unit) if patch[a] >= whole[a] else max(1, round(wanted[a] / unit)))
     return tuple(kernels), tuple(strides), rounded
 
 
@@ -163,16 +170,47 @@ def architecture_for(config: Config, frame: Frame, rung: Rung) -> Component:
     return Component(name=name, options={**options, **config.plan.architecture.options})
 
 
-def intensities_for(modality: str, fingerprint: Fingerprint) -> tuple[Intensity, ...]:
-    """CT: the window that the structures fill in all cases. Anything else: each volume's own z-score."""
-    if modality != "CT":
-        return tuple(Intensity(scheme=Component(name="z_score")) for _ in range(fingerprint.channels))
-    return tuple(
-        Intensity(
-            scheme=Component(
-                name="ct_window",
-                options={"lower": f.percentile_0_5, "upper": f.percentile_99_5, "mean": f.mean, "sd": f.sd},
-            )
+def intensities_for(config: Config, fingerprint: Fingerprint) -> tuple[Intensity, ...]:
+    """As asked, else for CT the window that the structures fill in all cases, and each volume's own z-score for anything else.
+
+    What a ``ct_window`` in the config leaves open is measured. Raises ConfigError for an unknown scheme or option, or
+    where the schemes are not as many as the channels.
+    """
+    asked = config.plan.intensity
+    if asked == "auto":
+        asked = Component(name="ct_window" if config.modality == "CT" else "z_score")
+    schemes = asked if isinstance(asked, tuple) else (asked,) * fingerprint.channels
+    if len(schemes) != fingerprint.channels:
+        raise ConfigError(
+            f"plan.intensity has {len(schemes)} entries, the images have {fingerprint.channels} channel(s)"
         )
-        for f in fingerprint.foreground
-    )
+    found = []
+    for scheme, f in zip(schemes, fingerprint.foreground, strict=True):
+        if scheme.name == "ct_window":
+            measured = {"lower": f.percentile_0_5, "upper": f.percentile_99_5, "mean": f.mean, "sd": f.sd}
+            scheme = Component(name=scheme.name, options=measured | scheme.options)
+        build("plan.intensity", INTENSITIES, scheme)
+        found.append(Intensity(scheme=scheme))
+    return tuple(found)
+
+
+def mirror_axes_for(config: Config, patch: Triple) -> tuple[tuple[int, ...], str]:
+    """The axes to mirror, and why.
+
+    None for CT and MR: every scan is stored as RAS, so front and back or left and right tell structures apart.
+    Hippocampus, 600 steps: mean validation Dice 0.876 with none, 0.832 with every axis (benchmarks/README.md).
+    Images without an anatomical orientation are mirrored along every axis, but not where that would make of a structure
+    its missing partner. Raises ConfigError where the config asks for that.
+    """
+    asked, alone = config.plan.mirror_axes, config.structure_labels.one_sided
+    lonely = f"{alone[0]!r} has no partner on the other side" if alone else ""
+    if asked != "auto":
+        if 0 in asked and alone:
+            raise ConfigError(
+                f"plan.mirror_axes {list(asked)}: axis 0 turns left into right, and {lonely}; leave axis 0 out"
+            )
+        return tuple(sorted(set(asked))), "given"
+    if config.modality in ("CT", "MR"):
+        return (), f"{config.modality} has an orientation: front and back, left and right tell structures apart"
+    axes = tuple(axis for axis in range(3) if patch[axis] > 1 and not (axis == 0 and alone))
+    return axes, "no anatomical orientation" + (f"; not axis 0: {lonely}" if alone else "")

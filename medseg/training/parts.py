@@ -11,10 +11,11 @@ from medseg.core.config import Config
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.plan import Plan
 from medseg.data.augment import augmentation_for
+from medseg.data.intensity import INTENSITIES
 from medseg.losses import LOSSES
 from medseg.models import ARCHITECTURES
 from medseg.models.bundle import network_for
-from medseg.training.optimizers import OPTIMIZERS
+from medseg.training.optimizers import OPTIMIZERS, SCHEDULES
 
 
 def require_parts(config: Config, device: torch.device) -> None:
@@ -30,6 +31,12 @@ def require_parts(config: Config, device: torch.device) -> None:
     find("architecture", ARCHITECTURES, config.plan.architecture.name)
     _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part))
     augmentation_for(config)
+    if config.train.schedule != "auto":
+        _built("train.schedule", config.train.schedule, lambda part: build("schedule", SCHEDULES, part, 100))
+    asked = config.plan.intensity
+    for scheme in () if asked == "auto" else asked if isinstance(asked, tuple) else (asked,):
+        if scheme.name != "ct_window":  # what it leaves open is measured
+            _built("plan.intensity", scheme, lambda part: build("intensity", INTENSITIES, part))
     if config.train.optimizer != "auto":
         weights = [torch.nn.Parameter(torch.zeros(1))]
         _built(

@@ -5,7 +5,7 @@ import pytest
 
 from medseg.data.intensity import INTENSITIES, ct_window, z_score
 
-OPTIONS = {"ct_window": {"lower": -100.0, "upper": 200.0, "mean": 50.0, "sd": 75.0}, "z_score": {}}
+OPTIONS = {"ct_window": {"lower": -100.0, "upper": 200.0, "mean": 50.0, "sd": 75.0}}
 every_scheme = pytest.mark.parametrize("name", INTENSITIES)
 every_type = pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.int32, np.float32])
 
@@ -15,7 +15,7 @@ every_type = pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.int32, np.
 def test_every_scheme_gives_finite_float32_of_the_same_shape_and_leaves_its_input(name, dtype):
     data = np.random.default_rng(0).integers(0, 120, (4, 5, 6)).astype(dtype)
     before = data.copy()
-    result = INTENSITIES[name](**OPTIONS[name])(data)
+    result = INTENSITIES[name](**OPTIONS.get(name, {}))(data)
     assert result.dtype == np.float32
     assert result.shape == data.shape
     assert np.isfinite(result).all()
@@ -25,7 +25,7 @@ def test_every_scheme_gives_finite_float32_of_the_same_shape_and_leaves_its_inpu
 @every_scheme
 @pytest.mark.parametrize("value", [0, -1024, 3.7e6])
 def test_a_constant_volume_stays_finite_and_constant(name, value):
-    result = INTENSITIES[name](**OPTIONS[name])(np.full((3, 3, 3), value, np.float32))
+    result = INTENSITIES[name](**OPTIONS.get(name, {}))(np.full((3, 3, 3), value, np.float32))
     assert np.isfinite(result).all()
     assert np.ptp(result) == 0
 
@@ -45,3 +45,16 @@ def test_the_z_score_has_mean_0_and_sd_1_however_far_from_0_the_data(mean, sd):
     result = z_score()(data.astype(np.float32)).astype(np.float64)
     assert abs(result.mean()) < 1e-3
     assert abs(result.std() - 1) < 1e-3
+
+
+def test_percentiles_become_minus_one_and_one_and_background_zeros_stay():
+    data = np.concatenate([[-1e6], np.linspace(0, 100, 999), [1e6]])
+    found = INTENSITIES["percentile"](lower=1, upper=99)(data)
+    assert found.min() == -1
+    assert found.max() == 1
+    assert found[500] == pytest.approx(0, abs=0.01)
+    brain = np.where(np.arange(1000) % 2, 0.0, np.arange(1000.0) + 5)
+    scaled = INTENSITIES["z_score_nonzero"]()(brain)
+    assert (scaled[brain == 0] == 0).all()
+    assert scaled[brain != 0].mean() == pytest.approx(0, abs=1e-6)
+    assert scaled[brain != 0].std() == pytest.approx(1, abs=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from medseg.core.config import Config, config_from
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Fingerprint, ForegroundIntensity
-from medseg.data.planning import Rung, architecture_for, intensities_for, make_frame, target_spacing
+from medseg.data.planning import Rung, architecture_for, intensities_for, make_frame, mirror_axes_for, target_spacing
 
 WINDOW = ForegroundIntensity(mean=50, sd=20, percentile_0_5=-10, percentile_99_5=120, minimum=-50, maximum=300)
 
@@ -107,7 +107,48 @@ def test_a_patch_with_two_sizes_needs_a_2d_plan() -> None:
 
 def test_ct_is_windowed_inside_the_structures_and_mr_is_z_scored() -> None:
     measured = fingerprint_of((9, 9, 9), (1, 1, 1))
-    (ct,) = intensities_for("CT", measured)
+    (ct,) = intensities_for(config_of(), measured)
     assert ct.scheme.options == {"lower": -10, "upper": 120, "mean": 50, "sd": 20}
-    (mr,) = intensities_for("MR", measured)
+    (mr,) = intensities_for(config_of().model_copy(update={"modality": "MR"}), measured)
     assert mr.scheme.name == "z_score"
+
+
+def test_an_intensity_in_the_config_is_taken_and_what_a_window_leaves_open_is_measured() -> None:
+    measured = fingerprint_of((9, 9, 9), (1, 1, 1))
+    (ct,) = intensities_for(config_of(intensity={"name": "ct_window", "lower": -160, "upper": 240}), measured)
+    assert ct.scheme.options == {"lower": -160, "upper": 240, "mean": 50, "sd": 20}
+    (own,) = intensities_for(config_of(intensity=["percentile"]), measured)
+    assert own.scheme.name == "percentile"
+    with pytest.raises(ConfigError, match="2 entries, the images have 1 channel"):
+        intensities_for(config_of(intensity=["z_score", "none"]), measured)
+    with pytest.raises(ConfigError, match="did you mean 'z_score'"):
+        intensities_for(config_of(intensity="z_scor"), measured)
+
+
+def mirroring(modality: str, names: tuple[str, ...] = ("liver",), **plan: object) -> tuple[tuple[int, ...], str]:
+    labels = {"background": 0} | {name: n for n, name in enumerate(names, 1)}
+    content = {"data": {"root": "x"}, "labels": labels, "modality": modality, "plan": plan}
+    return mirror_axes_for(config_from(content), (32, 32, 1))
+
+
+def test_mirroring_is_off_in_ct_and_mr_and_along_every_axis_of_a_picture() -> None:
+    assert mirroring("CT")[0] == mirroring("MR")[0] == ()
+    assert mirroring("other")[0] == (0, 1)
+    assert mirroring("CT", mirror_axes=[2, 0])[0] == (0, 2)
+    assert mirroring("other", mirror_axes=[])[0] == ()
+
+
+def test_a_side_without_its_partner_is_never_mirrored() -> None:
+    axes, why = mirroring("other", ("left_eye", "nose"))
+    assert axes == (1,)
+    assert "'left_eye' has no partner" in why
+    assert mirroring("other", ("left_eye", "right_eye"))[0] == (0, 1)
+    with pytest.raises(ConfigError, match="'left_eye' has no partner"):
+        mirroring("other", ("left_eye", "nose"), mirror_axes=[0])
+
+
+@pytest.mark.parametrize("voxels", [64 * 64 * 48, 128**3])
+def test_a_picture_of_512_pixels_gets_a_patch_of_a_quarter_of_it_or_more(voxels: int) -> None:
+    frame = make_frame(config_of(), fingerprint_of((512, 512, 1), (1, 1, 1)), max_voxels=voxels)
+    assert (frame.dimensions, frame.slice_axis) == (2, 2)
+    assert frame.patch_size == ((256, 256, 1) if voxels < 10**6 else (512, 512, 1))
