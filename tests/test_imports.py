@@ -104,6 +104,7 @@ NO_FILE = {
     ("models.bundle", "safetensors.torch.save"): "gives bytes, for write_durable",
     ("training.checkpoint", "safetensors.torch.save"): "gives bytes, for write_durable",
     ("workflows.train_fold", "report.save"): "our Report, which writes by core.files",
+    ("workflows.train_cross_validation", "report.save"): "our Report, which writes by core.files",
     ("workflows.evaluate", "report.save"): "our Report, which writes by core.files",
     ("cli.evaluate", "report.save"): "our Report, which writes by core.files",
     ("report.evaluation", "self.to_csv"): "gives text, for write_durable",

@@ -54,6 +54,13 @@ class Report:
             raise KeyError(f"no {metric!r} of {structure or 'any structure'!r} in this report")
         return mean_over_structures(rows, metric)
 
+    def validated(self) -> dict[str, Any]:
+        """What a model folder says of its validation: the number of cases and each structure's mean Dice, None where undefined."""
+        return {
+            "cases": len(self.cases),
+            "dice": {name: _number(self.mean("dice", name)) for name in self.labels.names},
+        }
+
     def means(self) -> dict[str, float]:
         """``mean`` of every metric that is a ratio: a mean of volumes over structures would say nothing."""
         return {

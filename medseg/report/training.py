@@ -10,19 +10,23 @@ from medseg.report.evaluation import Report
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """A finished training: its run folder, the model folder in it, the plan, and a validation report for each fold."""
+    """A finished training: its run folder, the model folder in it, the plan, and a validation report for each fold.
+
+    ``cross_validation`` is the report over all folds, where more than one was trained.
+    """
 
     run_folder: Path
     model_folder: Path
     plan: Plan
     validation: dict[str, Report]
     seconds: float
+    cross_validation: Report | None = None
 
     @property
     def dice(self) -> dict[str, float]:
-        """Mean validation Dice by structure, averaged over the folds trained; empty after ``fold: final``."""
+        """Mean validation Dice of each structure over all cases held out; empty after ``fold: final``."""
         names = [name for name in self.plan.labels if self.plan.labels[name]]
-        reports = list(self.validation.values())
+        reports = [self.cross_validation] if self.cross_validation else list(self.validation.values())
         return {name: sum(r.mean("dice", name) for r in reports) / len(reports) for name in names} if reports else {}
 
     def __repr__(self) -> str:
@@ -37,5 +41,6 @@ class TrainResult:
             "steps": f"{plan.steps} of {plan.batch_size} patches, {self.seconds:.0f} s",
         }
         rows = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
-        reports = "".join(f"<h4>Validation, {escape(n)}</h4>{r._repr_html_()}" for n, r in self.validation.items())
+        shown = {"all folds": self.cross_validation} if self.cross_validation else self.validation
+        reports = "".join(f"<h4>Validation, {escape(n)}</h4>{r._repr_html_()}" for n, r in shown.items())
         return f"<h4>medseg training</h4><table>{rows}</table>{reports}"

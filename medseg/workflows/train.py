@@ -40,6 +40,7 @@ from medseg.training.run_folder import (
 )
 from medseg.training.team import Team, team
 from medseg.training.validation import seconds_per_case
+from medseg.workflows.train_cross_validation import cross_validation, save_cross_validation
 from medseg.workflows.train_fold import Fold, Say, pick
 
 
@@ -112,7 +113,10 @@ def _train(
         for fold, split in chosen.items():
             run = Fold(config, plan, measured, folder, fold, split, device, here, progress, say)
             reports |= run.train(cases, stored)
-    result = TrainResult(folder, folder / "model", plan, reports, time.monotonic() - started)
+        together = cross_validation(reports, cases)
+        if together is not None:
+            save_cross_validation(folder, together)
+    result = TrainResult(folder, folder / "model", plan, reports, time.monotonic() - started, together)
     for name, value in result.dice.items():
         say(f"validation Dice, mean over cases: {name} {value:.4f}")
     say(f"model folder: {result.model_folder}")

@@ -144,11 +144,7 @@ class Fold:
         states, validation = saved_folds(target)
         states[self.name] = state
         if report is not None:
-            dice = {name: report.mean("dice", name) for name in report.labels.names}
-            validation[self.name] = {
-                "cases": len(report.cases),
-                "dice": {name: None if value != value else value for name, value in dice.items()},
-            }
+            validation[self.name] = report.validated()
         card = ModelCard(
             format_version=FORMAT_VERSION,
             name=self.config.name,
