@@ -10,6 +10,8 @@ from medseg.core.component import Component, build
 from medseg.core.config import Config
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Fingerprint, Intensity, Triple, TripleMm
+from medseg.data.architecture import Rung as Rung
+from medseg.data.architecture import Stages, options_for, reason_for, size_multiple
 from medseg.data.intensity import INTENSITIES
 
 ANISOTROPIC = 3.0  # spacing ratio beyond which an axis is treated apart
@@ -30,6 +32,13 @@ class Frame:
     kernel_sizes: tuple[tuple[int, ...], ...]
     strides: tuple[tuple[int, ...], ...]
     reasons: dict[str, str]
+
+    @property
+    def stages(self) -> Stages:
+        """Kernels, strides and patch along the axes that the network sees."""
+        return Stages(
+            self.kernel_sizes, self.strides, [n for axis, n in enumerate(self.patch_size) if axis != self.slice_axis]
+        )
 
 
 def target_spacing(fingerprint: Fingerprint) -> TripleMm:
@@ -74,13 +83,22 @@ def make_frame(config: Config, fingerprint: Fingerprint, *, max_voxels: int) -> 
     else:
         patch = _given_patch(config.plan.patch_size, slice_axis)
         reasons["patch_size"] = "given"
+    name = config.plan.architecture.name
     whole = shape if config.plan.patch_size == "auto" else patch
     kernels, strides, patch = _stages(patch, spacing, slice_axis, whole)
+    if config.plan.patch_size == "auto" and size_multiple(name) > 1:
+        patch = [n if axis == slice_axis else _up(n, size_multiple(name)) for axis, n in enumerate(patch)]
+        reasons["patch_size"] += f", then up to multiples of {size_multiple(name)}, which {name} needs"
     if math.prod(patch) > 2**28:
         raise ConfigError(f"plan.patch_size {list(patch)} is too large: {math.prod(patch)} voxels, at most {2**28}")
-    reasons["architecture"] = f"{len(strides)} stages: halve an axis while at least 4 voxels stay, coarse axes later"
     i, j, k = patch
-    return Frame(dimensions, slice_axis, spacing, (i, j, k), kernels, strides, reasons)
+    frame = Frame(dimensions, slice_axis, spacing, (i, j, k), kernels, strides, reasons)
+    reasons["architecture"] = reason_for(name, frame.stages)
+    return frame
+
+
+def _up(n: int, multiple: int) -> int:
+    return math.ceil(n / multiple) * multiple
 
 
 def _given_patch(size: Sequence[int], slice_axis: int | None) -> list[int]:
@@ -140,34 +158,10 @@ def _stages(
     return tuple(kernels), tuple(strides), rounded
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A network of the ladder: ``features`` of its first stage, and one instead of two convolutions where it is ``light``.
-
-    A light network halves the work at full resolution, where most of it lies.
-    """
-
-    features: int
-    light: bool = False
-
-
 def architecture_for(config: Config, frame: Frame, rung: Rung) -> Component:
     """The network of ``frame`` and ``rung``; options given in the config overrule."""
-    name = config.plan.architecture.name
-    stages = len(frame.strides)
-    most = 320 if frame.dimensions == 3 else 512
-    options: dict[str, object] = {
-        "features": [min(rung.features * 2**s, most) for s in range(stages)],
-        "kernel_sizes": [list(k) for k in frame.kernel_sizes],
-        "strides": [list(s) for s in frame.strides],
-    }
-    if name == "resenc_unet":
-        options["blocks_per_stage"] = [1, 3, 4, 6, 6, 6][:stages]
-        options["decoder_convs_per_stage"] = [1] * (stages - 1)
-    elif name == "unet":
-        options["convs_per_stage"] = [1 if rung.light else 2] + [2] * (stages - 1)
-        options["decoder_convs_per_stage"] = [2] * (stages - 2) + [1 if rung.light else 2] if stages > 1 else []
-    return Component(name=name, options={**options, **config.plan.architecture.options})
+    asked = config.plan.architecture
+    return Component(name=asked.name, options=options_for(asked.name, asked.options, rung, frame.stages))
 
 
 def intensities_for(config: Config, fingerprint: Fingerprint) -> tuple[Intensity, ...]:

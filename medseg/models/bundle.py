@@ -18,8 +18,7 @@ from medseg.core.files import sha256_of, staged_folder, write_durable, write_jso
 from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.structures import StructureDetails, detailed
-from medseg.models import build_network
-from medseg.models.per_slice import PerSlice
+from medseg.models import WRAPPERS, build_network
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 64 * 2**20
@@ -76,8 +75,10 @@ def network_for(plan: Plan, *, deep_supervision: bool = False) -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> nn.Module:
-    """The module whose state is stored: without the wrapper that takes volumes apart into slices."""
-    return network.network if isinstance(network, PerSlice) else network
+    """The module whose state is stored: without the wrappers that take volumes apart, pad them or choose a head."""
+    while isinstance(network, WRAPPERS):
+        network = network.network
+    return network
 
 
 def save_model(folder: Path, card: ModelCard, states: Mapping[str, Mapping[str, Tensor]], readme: str) -> None:

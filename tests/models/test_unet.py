@@ -1,4 +1,4 @@
-"""Our U-Nets against nnU-Net's own library, and the contract that every architecture keeps."""
+"""Our U-Nets against nnU-Net's own library."""
 
 import itertools
 import subprocess
@@ -7,12 +7,10 @@ import sys
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError
-from medseg.losses import dice_ce
 from medseg.models import ARCHITECTURES, build_network
 from medseg.models.unet import from_nnunet_state_dict
 
@@ -23,7 +21,7 @@ STRIDES = {"isotropic": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "anisotropic": [[1, 1
 SIZES = {2: (16, 24), 3: (8, 16, 12)}
 
 both_dimensions = pytest.mark.parametrize("dimensions", [2, 3])
-all_architectures = pytest.mark.parametrize("name", ARCHITECTURES)
+all_architectures = pytest.mark.parametrize("name", REFERENCES)
 matrix = pytest.mark.parametrize(
     ("name", "dimensions", "grid", "counts", "conv_bias", "deep_supervision"),
     list(itertools.product(REFERENCES, (2, 3), KERNELS, ([1, 2, 3], [2, 1, 1]), (True, False), (True, False))),
@@ -124,14 +122,6 @@ def test_wrappers_of_compile_and_of_data_parallel_leave_the_nnunet_keys():
 
 @all_architectures
 @both_dimensions
-def test_logits_have_the_size_of_the_patch(name, dimensions):
-    logits = small(name, dimensions, grid="anisotropic").train()(patch(dimensions))
-    assert logits.shape == (2, 3, *SIZES[dimensions])
-    assert logits.dtype == torch.float32
-
-
-@all_architectures
-@both_dimensions
 def test_deep_supervision_lists_logits_from_full_resolution_in_training_mode_only(name, dimensions):
     network = small(name, dimensions, deep_supervision=True)
     x = patch(dimensions)
@@ -139,56 +129,6 @@ def test_deep_supervision_lists_logits_from_full_resolution_in_training_mode_onl
     assert full.shape == (2, 3, *SIZES[dimensions])
     assert half.shape == (2, 3, *(size // 2 for size in SIZES[dimensions]))
     assert torch.equal(network.eval()(x), full)
-
-
-@all_architectures
-@both_dimensions
-def test_the_state_dict_does_not_depend_on_deep_supervision(name, dimensions):
-    with_it, without = (small(name, dimensions, deep_supervision=flag).state_dict() for flag in (True, False))
-    assert {key: tensor.shape for key, tensor in with_it.items()} == {
-        key: tensor.shape for key, tensor in without.items()
-    }
-
-
-@all_architectures
-@both_dimensions
-def test_finite_gradients_reach_every_parameter(name, dimensions):
-    network = randomise(small(name, dimensions, deep_supervision=True)).train()
-    sum(logits.square().mean() for logits in network(patch(dimensions))).backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-        assert parameter.grad.any() or key.endswith("conv.bias"), key  # instance norm undoes the bias before it
-
-
-@all_architectures
-@both_dimensions
-def test_one_patch_is_learned_to_a_dice_above_0_95(name, dimensions):
-    size = {2: (32, 24), 3: (12, 16, 12)}[dimensions]
-    target = torch.zeros(1, *size, dtype=torch.int64)
-    target[(0, *(slice(s // 4, s // 4 + s // 3) for s in size))] = 1
-    target[(0, *(slice(s // 2, s - 1) for s in size))] = 2
-    x = torch.stack((target, target == 2), dim=1) + 0.5 * torch.randn(1, 2, *size)
-    network = small(name, dimensions, features=(8, 8, 8))
-    optimizer, loss = torch.optim.Adam(network.parameters(), lr=0.01), dice_ce()
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss(network(x), target).backward()
-        optimizer.step()
-    predicted = network.eval()(x).argmax(1)
-    for structure in (1, 2):
-        a, b = predicted == structure, target == structure
-        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.95
-
-
-@all_architectures
-@both_dimensions
-def test_safetensors_there_and_back_give_identical_logits(name, dimensions, tmp_path):
-    saved, fresh = randomise(small(name, dimensions)).eval(), small(name, dimensions).eval()
-    save_file(saved.state_dict(), tmp_path / "network.safetensors")
-    fresh.load_state_dict(load_file(tmp_path / "network.safetensors"), strict=True)
-    x = patch(dimensions)
-    assert torch.equal(saved(x), fresh(x))
 
 
 @all_architectures

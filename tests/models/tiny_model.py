@@ -70,8 +70,15 @@ def tiny_states(plan: Plan, folds: int = 1) -> dict[str, dict[str, torch.Tensor]
     return states
 
 
-def tiny_model(folder: Path, *, plan: Plan | None = None, folds: int = 1, **card: Any) -> Path:
-    """A model folder as training writes it."""
+def tiny_model(
+    folder: Path,
+    *,
+    plan: Plan | None = None,
+    folds: int = 1,
+    states: dict[str, dict[str, torch.Tensor]] | None = None,
+    **card: Any,
+) -> Path:
+    """A model folder as training writes it, of fresh weights or of ``states``."""
     plan = plan or tiny_plan()
     made = ModelCard(
         **{
@@ -84,7 +91,7 @@ def tiny_model(folder: Path, *, plan: Plan | None = None, folds: int = 1, **card
         }
         | card
     )
-    save_model(folder, made, tiny_states(plan, folds), model_readme(made))
+    save_model(folder, made, states or tiny_states(plan, folds), model_readme(made))
     return folder
 
 
