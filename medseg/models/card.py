@@ -1,6 +1,7 @@
 """The model card: what the model folder's README.md says, from its model.json alone."""
 
 import shlex
+from collections.abc import Sequence
 
 from medseg.core.plan import Plan
 from medseg.models.bundle import ModelCard
@@ -34,20 +35,25 @@ def model_readme(card: ModelCard) -> str:
     if card.fingerprint is not None:
         lines.append(f"| cases | {card.fingerprint.cases} |")
     for fold, scores in card.validation.items():
+        lines += ["", f"## Validation, {fold.replace('_', ' ')}", ""]
+        lines += [f"Whole volumes, {scores.get('cases', 0)} cases that training never saw{_of_folds(fold)}.", ""]
+        lines += ["| structure | mean Dice | 95 % interval |", "|---|---|---|"]
+        intervals = scores.get("dice_interval", {})
         lines += [
-            "",
-            f"## Validation, {fold}",
-            "",
-            f"Whole volumes, {scores.get('cases', 0)} cases that training never saw.",
-            "",
-        ]
-        lines += ["| structure | mean Dice |", "|---|---|"]
-        lines += [
-            f"| {name} | {'undefined' if v is None else f'{v:.4f}'} |" for name, v in scores.get("dice", {}).items()
+            f"| {name} | {'undefined' if v is None else f'{v:.4f}'} | {_interval(intervals.get(name))} |"
+            for name, v in scores.get("dice", {}).items()
         ]
     if not card.validation:
         lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
     return "\n".join(lines) + "\n"
+
+
+def _of_folds(name: str) -> str:
+    return "" if name.startswith("fold_") else ", each scored by the fold that held it out"
+
+
+def _interval(limits: Sequence[float] | None) -> str:
+    return f"{limits[0]:.4f} to {limits[1]:.4f}" if limits else "–"
 
 
 def _inputs(plan: Plan) -> str:

@@ -55,10 +55,18 @@ class Report:
         return mean_over_structures(rows, metric)
 
     def validated(self) -> dict[str, Any]:
-        """What a model folder says of its validation: the number of cases and each structure's mean Dice, None where undefined."""
+        """What a model folder says of its validation: cases, and of each structure the mean Dice with its 95 % interval.
+
+        None where a figure is undefined.
+        """
+        rows = {s.structure: s for s in self.summaries if s.metric == "dice" and s.structure}
         return {
             "cases": len(self.cases),
-            "dice": {name: _number(self.mean("dice", name)) for name in self.labels.names},
+            "dice": {name: _number(row.mean) for name, row in rows.items()},
+            "dice_interval": {
+                name: [row.low, row.high] if row.interval and not math.isnan(row.low) else None
+                for name, row in rows.items()
+            },
         }
 
     def means(self) -> dict[str, float]:

@@ -67,6 +67,7 @@ class Fold:
     def train(self, cases: Sequence[Case], stored: Mapping[str, StoredCase]) -> dict[str, Report]:
         """Train the fold and write everything it leaves; its validation report by name, none for ``final``."""
         held_out = pick(cases, self.split["validation"])
+        self.say(f"{self.name}: {len(self.split['train'])} cases train, {len(held_out)} validate")
         watched = held_out[:: max(1, len(held_out) // max(1, self.plan.validation_cases))][: self.plan.validation_cases]
         state = train_loop(
             self.plan,

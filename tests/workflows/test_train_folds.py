@@ -43,7 +43,11 @@ def test_all_folds_are_reported_together_each_case_once(root, tmp_path, no_pictu
     assert result.dice["liver"] == pytest.approx(sum(values) / 4)
     card = json.loads((result.model_folder / "model.json").read_text())
     assert list(card["validation"]) == ["cross_validation", "fold_0", "fold_1", "fold_2"]
-    assert card["validation"]["cross_validation"] == {"cases": 4, "dice": pytest.approx(result.dice)}
+    told = card["validation"]["cross_validation"]
+    assert (told["cases"], told["dice"]) == (4, pytest.approx(result.dice))
+    assert told["dice_interval"]["liver"] == [liver["low"], liver["high"]]
+    readme = (result.model_folder / "README.md").read_text()
+    assert f"| liver | {liver['mean']:.4f} | {liver['low']:.4f} to {liver['high']:.4f} |" in readme
     assert sorted(card["weights"]) == [f"fold_{n}.safetensors" for n in range(3)]
     assert "all folds" in result._repr_html_()
 
