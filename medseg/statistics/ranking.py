@@ -1,9 +1,9 @@
 """The ranking of three or more models, and how stable it is: would other patients have given another?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from medseg.statistics.direction import badness
 
 Floats = npt.NDArray[np.float64]
 Rule = Literal["mean then rank", "rank then mean"]
-RULES: tuple[Rule, ...] = ("mean then rank", "rank then mean")
+RULES = get_args(Rule)
 LEAST_MODELS = 3
 RANK_RESAMPLES = 1000
 _DECIMALS = 9  # means that differ beyond them are a tie
@@ -94,12 +94,12 @@ def rank_models(
     for metric in dict.fromkeys(e.metric for e in endpoints):
         of_metric = [e for e in endpoints if e.metric == metric]
         values = [_values(models, e, cases) for e in of_metric]
+        drawn = {rule: [by_rule(v, times) for v in values] for rule, by_rule in _BY_RULE.items()}
         groups = [list(range(len(of_metric)))] if len(of_metric) > 1 else []
         for group in [*groups, *([n] for n in range(len(of_metric)))]:
-            chosen = [values[n] for n in group]
-            names = tuple(of_metric[n].structure for n in group)
-            for rule in RULES:
-                ranking = _ranking(of_metric[0], names, rule, chosen, times, rows)
+            names, chosen = tuple(of_metric[n].structure for n in group), [values[n] for n in group]
+            for rule, parts in drawn.items():
+                ranking = _ranking(of_metric[0], names, rule, np.stack([parts[n] for n in group]), chosen, rows)
                 found += [ranking] if ranking else []
     return found
 
@@ -136,25 +136,26 @@ def _values(models: Sequence[ModelScores], endpoint: Endpoint, cases: Sequence[s
     worse = np.array(
         [[badness(m.values.get(key, {}).get(c, math.nan), endpoint.better) for m in models] for c in cases]
     )
-    states = [[m.states.get((endpoint.structure, c), "") if c in m.cases else "lacking" for m in models] for c in cases]
     undefined = np.isnan(worse)
-    some = undefined.any(axis=1) & ~undefined.all(axis=1)
-    faults = ("lacking", *AT_FAULT)
-    faulty = np.array([[state in faults for state in row] for row in states]) & undefined & some[:, None]
-    known = np.array([[state in (*faults, "both_empty") for state in row] for row in states])
-    return _Values(worse, faulty, (undefined & ~known).any(axis=1) & some)
+    faulty, unclear = np.zeros_like(undefined), np.zeros(len(cases), bool)
+    for n in np.flatnonzero(undefined.any(axis=1) & ~undefined.all(axis=1)).tolist():
+        for m in np.flatnonzero(undefined[n]).tolist():
+            lacking = cases[n] not in models[m].cases
+            state = "lacking" if lacking else models[m].states.get((endpoint.structure, cases[n]), "")
+            faulty[n, m] = state in ("lacking", *AT_FAULT)
+            unclear[n] |= not faulty[n, m] and state != "both_empty"
+    return _Values(worse, faulty, unclear)
 
 
 def _ranking(
     endpoint: Endpoint,
     structures: tuple[str, ...],
     rule: Rule,
+    parts: Floats,
     values: Sequence[_Values],
-    times: Floats,
     rows: npt.NDArray[np.intp],
 ) -> Ranking | None:
-    by_rule = _means if rule == "mean then rank" else _mean_ranks
-    parts = np.stack([by_rule(v, times) for v in values])  # (structures, 1 + resamples, M)
+    """From ``parts`` (structures, 1 + resamples, M): None where the study itself defines nothing for some model."""
     known = ~np.isnan(parts).any(axis=2, keepdims=True)  # a structure that a draw has for some models only says nothing
     count = known.sum(axis=0)
     total = np.where(known, parts, 0.0).sum(axis=0)
@@ -218,6 +219,9 @@ def _mean_ranks(values: _Values, times: Floats) -> Floats:
     total = times @ in_case
     found: Floats = np.divide(total, number, out=np.full_like(total, math.nan), where=number > 0)
     return found
+
+
+_BY_RULE: dict[Rule, Callable[[_Values, Floats], Floats]] = {"mean then rank": _means, "rank then mean": _mean_ranks}
 
 
 def _ranks(figures: Floats) -> Floats:
