@@ -75,6 +75,14 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the scans, for the pictures of the worst cases.", metavar="DIR", readable=False),
     ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            help="Probability maps of the predictions (NIfTI, or nnU-Net's .npz), for ece and brier.",
+            metavar="DIR",
+            readable=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no table, no progress, no remark.")] = False,
 ) -> None:
@@ -105,6 +113,7 @@ def evaluate(
             group=group,
             worst=worst,
             images=images,
+            probabilities=probabilities,
             progress=progress,
         )
     if as_json:

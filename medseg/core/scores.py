@@ -25,7 +25,8 @@ class ScoredCase:
     """One case that was scored: its two files with their sha256, the reference's grid, and what reading had to assume.
 
     ``resampled_from`` describes the prediction's own grid where it was resampled onto the reference's, and is empty where
-    it was not; ``outside_ml`` is what of it lay beyond that grid and was not scored.
+    it was not; ``outside_ml`` is what of it lay beyond that grid and was not scored. ``probabilities``: their file, empty where
+    none were scored.
     """
 
     id: str
@@ -38,6 +39,8 @@ class ScoredCase:
     warnings: tuple[str, ...] = ()
     resampled_from: str = ""
     outside_ml: float = 0.0
+    probabilities: str = ""
+    probabilities_sha256: str = ""
 
 
 @dataclass(frozen=True)

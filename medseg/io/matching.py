@@ -19,11 +19,12 @@ OTHERS = ((".seg.nrrd",), (".dcm",), PICTURES)
 
 @dataclass(frozen=True)
 class FilePair:
-    """One case: its predicted and its reference label map. ``id`` is printable text."""
+    """One case: its predicted and its reference label map, and the prediction's probabilities. ``id`` is printable text."""
 
     id: str
     prediction: Path
     reference: Path
+    probabilities: Path | None = None
 
 
 def match_files(predictions: Path, references: Path) -> tuple[list[FilePair], dict[str, str]]:

@@ -17,6 +17,7 @@ from medseg.io.matching import FilePair
 from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
 from medseg.metrics import score_case, score_regions, score_structures
+from medseg.metrics.case_calibration import Calibration, score_probabilities
 from medseg.metrics.grids import OnGrid, reordered, resampled
 from medseg.metrics.pairs import CasePair
 from medseg.metrics.settings import Settings
@@ -45,6 +46,11 @@ class HowToScore:
                 name += "_"
             found[value] = name
         return found
+
+    @property
+    def channel_values(self) -> tuple[int, ...] | None:
+        """The values that the channels of probabilities stand for, the background's aside; None where they are their numbers."""
+        return None if self.labels is None or self.open_labels else self.labels.values
 
     def onto_grid(self, prediction: LabelMap, grid: Geometry, *, names: tuple[str, str]) -> OnGrid:
         """``prediction`` on ``grid``; see ``metrics.grids``."""
@@ -138,6 +144,14 @@ def score_files(
     if how.labels is not None and not how.open_labels:
         _require_named(maps.predicted_voxels, prediction.path, how.labels)
         _require_named(maps.reference_voxels, reference.path, how.labels)
+    names = how.names(v for v in maps.values if v)
+    scores = score_structures(pair.id, names, maps, how.settings, threads=threads)
+    calibration = Calibration()
+    if pair.probabilities is not None:
+        both = (prediction.label_map, reference.label_map)
+        calibration = score_probabilities(pair.id, pair.probabilities, both, maps, names, how.channel_values)
+        scores = {value: [*found, *calibration.by_value[value]] for value, found in scores.items()}
+    told = (*prediction.label_map.warnings, *reference.label_map.warnings, *calibration.warnings)
     return CaseScores(
         ScoredCase(
             id=pair.id,
@@ -147,14 +161,16 @@ def score_files(
             reference_sha256=reference.sha256,
             shape=grid.shape,
             spacing_mm=grid.spacing_mm,
-            warnings=tuple(dict.fromkeys((*prediction.label_map.warnings, *reference.label_map.warnings))),
+            warnings=tuple(dict.fromkeys(told)),
             resampled_from=moved.resampled_from,
             outside_ml=moved.outside_ml,
+            probabilities=calibration.path,
+            probabilities_sha256=calibration.sha256,
         ),
         grid,
-        score_structures(pair.id, how.names(v for v in maps.values if v), maps, how.settings, threads=threads),
+        scores,
         score_regions(pair.id, how.labels.mapping() if how.labels else {}, maps, how.settings),
-        score_case(pair.id, maps, how.settings.metrics),
+        [*score_case(pair.id, maps, how.settings.metrics), *calibration.whole],
     )
 
 

@@ -86,7 +86,7 @@ def _in_children(pairs: Sequence[FilePair], how: HowToScore, processes: int) -> 
         "resample": how.resample,
         "threads": max(1, cores() // processes),
     }
-    orders = [(pair.id, str(pair.prediction), str(pair.reference)) for pair in pairs]
+    orders = [(p.id, str(p.prediction), str(p.reference), str(p.probabilities or "")) for p in pairs]
     with closing(answers(__name__, common, orders, processes=processes)) as told:
         for pair in pairs:
             try:
@@ -108,7 +108,7 @@ def worker(common: Mapping[str, Any]) -> Callable[[Sequence[str]], dict[str, Any
     how = HowToScore(Settings(**given), labels, common["open_labels"], common["resample"])
 
     def score(order: Sequence[str]) -> dict[str, Any]:
-        pair = FilePair(order[0], Path(order[1]), Path(order[2]))
+        pair = FilePair(order[0], Path(order[1]), Path(order[2]), Path(order[3]) if order[3] else None)
         with closing(read_ahead([pair], how.labels)) as reading:
             _, prediction, reference = next(reading)
             found = score_files(pair, prediction.result(), reference.result(), how, threads=common["threads"])

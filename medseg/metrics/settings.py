@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from medseg.core.errors import ConfigError
+from medseg.metrics.calibration import CALIBRATION
 from medseg.metrics.overlap import empty_mask_policy
 from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM, Missed, Rules
 from medseg.metrics.table import CASE_METRICS, LESION_METRICS, chosen_metrics
@@ -16,7 +17,7 @@ class Settings:
 
     ``tolerances_mm`` are those of single structures, ``tolerance_mm`` is that of the others; the same
     of ``boundaries_mm`` and ``boundary_mm``, the width for boundary_iou. ``regions`` are structures taken
-    together under a name, scored beside them.
+    together under a name, scored beside them. ``probabilities``: whether they are scored, too.
     """
 
     metrics: tuple[str, ...] = field(default_factory=lambda: chosen_metrics(None))
@@ -28,6 +29,7 @@ class Settings:
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     boundary_mm: float = DEFAULT_BOUNDARY_MM
     boundaries_mm: Mapping[str, float] = field(default_factory=dict)
+    probabilities: bool = False
 
     @classmethod
     def of(
@@ -40,6 +42,7 @@ class Settings:
         lesion_iou: float,
         regions: Mapping[str, Sequence[str]] | None = None,
         boundary_mm: float | Mapping[str, float] = DEFAULT_BOUNDARY_MM,
+        probabilities: bool = False,
     ) -> "Settings":
         """From arguments as people give them; in ``tolerance_mm`` and ``boundary_mm`` the empty name stands for all
         structures not named.
@@ -51,7 +54,16 @@ class Settings:
         chosen = chosen_metrics(metrics)
         parts = {name: tuple(dict.fromkeys(structures)) for name, structures in (regions or {}).items()}
         settings = cls(
-            chosen, elsewhere, by_structure, cast(Missed, missed), tuple(lesions), lesion_iou, parts, width, widths
+            chosen,
+            elsewhere,
+            by_structure,
+            cast(Missed, missed),
+            tuple(lesions),
+            lesion_iou,
+            parts,
+            width,
+            widths,
+            probabilities,
         )
         for structure in ("", *by_structure, *widths):
             settings.rules(structure)  # raises for what is out of range
@@ -100,6 +112,7 @@ class Settings:
             "missed": self.missed,
             "lesions": list(self.lesions),
             "regions": {name: list(structures) for name, structures in self.regions.items()},
+            **({"calibration": CALIBRATION} if self.probabilities else {}),
             "lesion_matching": (
                 "26-connected components, one to one, most pairs first, then the largest sum of IoU; "
                 f"a pair has an IoU of at least {self.lesion_iou:g}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from medseg.core.errors import ConfigError
-from medseg.metrics import boundary, centreline, lesion, overlap, surface, volume, whole_case
+from medseg.metrics import boundary, calibration, centreline, lesion, overlap, surface, volume, whole_case
 from medseg.metrics.pairs import CasePair, MaskPair
 
 Subject = TypeVar("Subject")
@@ -63,6 +63,16 @@ LESION_METRICS: dict[str, Metric[MaskPair]] = {
 CASE_METRICS: dict[str, Metric[CasePair]] = {
     "mean_iou": Metric(whole_case.mean_iou, "ratio"),
     "pixel_accuracy": Metric(whole_case.pixel_accuracy, "ratio"),
+}
+
+# Of probabilities alone: a label map has none.
+PROBABILITY_METRICS: dict[str, Metric[calibration.Forecast]] = {
+    "ece": Metric(calibration.ece, "ratio"),
+    "brier": Metric(calibration.brier, "ratio"),
+}
+CASE_PROBABILITY_METRICS: dict[str, Metric[calibration.CaseForecast]] = {
+    "ece_top_label": Metric(calibration.ece_top_label, "ratio"),
+    "brier_multiclass": Metric(calibration.brier_multiclass, "ratio"),
 }
 
 COUNTED = ("dice", "iou", "precision", "recall", "accuracy", "volume_ml", "reference_volume_ml")  # cost next to nothing

@@ -84,6 +84,8 @@ def _facts(report: Report) -> list[list[str]]:
         facts.append(["Width of the rim of boundary_iou", widths])
     if report.names_from:
         facts.append(["Names of structures", printable(report.names_from)])
+    if "calibration" in settings:
+        facts.append(["Calibration of probabilities", settings["calibration"]])
     if settings["lesions"]:
         facts.append(["Lesions", f"{', '.join(settings['lesions'])}; {settings['lesion_matching']}"])
     return facts

@@ -14,9 +14,11 @@ from medseg.core.scores import Score
 from medseg.core.volume import LabelMap
 from medseg.io.header_names import HeaderNames, header_names
 from medseg.io.matching import match_files
+from medseg.io.probabilities import with_probabilities
 from medseg.io.source import shown
 from medseg.io.tables import labels_from_names, read_labels
 from medseg.metrics import MaskPair, Settings, score_structure
+from medseg.metrics.case_calibration import no_forecast
 from medseg.metrics.case_files import CaseScores, HowToScore, names_by_value, read_again
 from medseg.metrics.many_cases import score_all
 from medseg.metrics.rules import DEFAULT_BOUNDARY_MM, DEFAULT_LESION_IOU, DEFAULT_TOLERANCE_MM
@@ -42,6 +44,7 @@ def evaluate(
     group: str | None = None,
     worst: int = 5,
     images: Path | str | None = None,
+    probabilities: Path | str | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Score label maps against their references: two files, or folders whose files are matched by case id.
@@ -68,6 +71,9 @@ def evaluate(
     lesion; two lesions are the same from an IoU of ``lesion_iou`` on. ``regions`` are structures taken together under a name
     (``{"kidneys": ["kidney_left", "kidney_right"]}``), scored beside them and in no mean over structures; they need names.
 
+    ``probabilities``: the predictions' probability maps (``io.probabilities``), matched by case id, which are scored by ece and
+    brier, too (``metrics.calibration``).
+
     Raises DataError or GeometryError for the first thing wrong, with nothing written: a file missing on either side,
     unreadable, on another grid, or with a value that ``labels`` lacks. With ``skip_bad`` such cases go to
     ``Report.skipped`` and the rest is scored; where nothing is left it raises all the same.
@@ -84,6 +90,7 @@ def evaluate(
         lesion_iou=lesion_iou,
         regions=regions,
         boundary_mm=boundary_mm,
+        probabilities=probabilities is not None,
     )
     named = _named(labels)
     if named is not None and named.labels is not None and not isinstance(labels, HeaderNames):
@@ -94,6 +101,9 @@ def evaluate(
     if images is not None and not Path(images).is_dir():
         raise DataError(f"{shown(Path(images))}: no folder of scans is there; give the folder that holds them")
     pairs, skipped = match_files(Path(predictions), Path(references))
+    if probabilities is not None:
+        pairs, lacking = with_probabilities(pairs, Path(probabilities))
+        skipped |= lacking
     if skipped and not (skip_bad and pairs):
         rest = "; --skip-bad scores the rest" if pairs else "; no case is in both"
         raise DataError("; ".join(dict.fromkeys(skipped.values())) + rest)
@@ -159,6 +169,7 @@ def _report(cases: list[CaseScores], how: HowToScore, skipped: dict[str, str], p
             if found is None:
                 nothing = MaskPair.empty(case.grid, settings.rules(name))
                 found = score_structure(case.case.id, name, nothing, settings.metrics_of(name))
+                found += no_forecast(case.case.id, name) if settings.probabilities else []
             scores += found
         scores += case.regions + case.whole
     summaries = tuple(summarise(scores, patients=patients))
