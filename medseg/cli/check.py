@@ -19,17 +19,23 @@ def check(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON file for the findings.", metavar="FILE", readable=False)
     ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix", help="New folder for a copy with everything put right that can be.", metavar="DIR", readable=False
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="The summary line alone, no tables, no progress.")
     ] = False,
 ) -> int:
     """Find everything that is wrong with a dataset before training: grids, values, NaN, duplicates, leaks, outliers."""
-    from medseg.cli.console import error_line, print_table, print_text_table, progress_bars
+    from medseg.cli.console import error_line, print_indented, print_table, print_text_table, progress_bars
     from medseg.workflows.check import check as checked
 
     with progress_bars(quiet=quiet) as progress:
-        found = checked(config, overrides=key_values(settings), output=output, progress=progress)
+        found = checked(config, overrides=key_values(settings), output=output, fix=fix, progress=progress)
     if json_:
         from medseg.core.files import json_bytes
 
@@ -46,6 +52,14 @@ def check(
             print(f"The labels that fit what was found (names from {found.names_from}):\n\n{found.labels_block}\n")
     if not json_:
         print(found.summary)
-    if found.problem:
+    if found.fixed:
+        if not json_:
+            print(f"\n{found.fixed.summary}")
+            for line in found.fixed.lines:
+                print_indented("  ", line)
+            print(f"\n{found.fixed.data_block}")
+        if found.fixed.left_out:
+            error_line(f"{found.fixed.left_out} case(s) could not be put right and are not in {found.fixed.folder}")
+    elif found.problem:
         error_line(found.problem)
     return found.exit_code

@@ -80,6 +80,19 @@ def _rename(temporary: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
+def copy_durable(source: Path, path: Path) -> str:
+    """``write_durable`` of the bytes of the file ``source``, some at a time; their sha256, the same in both."""
+
+    def copy(temporary: Path) -> None:
+        shutil.copyfile(source, temporary)
+
+    with _written(path, copy) as (temporary, digest):
+        if digest != sha256_of(source):
+            raise ResourceError(f"{path}: the copy does not read back equal to {source}; the disk may be failing")
+        _rename(temporary, path)
+    return digest
+
+
 def write_text(path: Path, text: str) -> str:
     """``write_durable`` for text in UTF-8."""
     return write_durable(path, text.encode("utf-8"))

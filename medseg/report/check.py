@@ -1,6 +1,6 @@
 """What the dataset doctor found: the cases, the structures and the findings, for the terminal and for programs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,21 @@ class CheckedCase:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """A corrected copy: its ``folder``, how many cases became what in one line, a line for each that is not as it was,
+    how many were left out, and the section of a config that names it."""
+
+    folder: str
+    summary: str
+    lines: tuple[str, ...]
+    left_out: int
+    data_block: str
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """``findings``, errors first. ``labels`` are the structures by value, ``labels_block`` what to paste where the config's
-    do not fit, ``names_from`` where its names come from. ``fixed`` is the folder of the corrected copy, if one was made.
+    do not fit, ``names_from`` where its names come from. ``fixed`` is the corrected copy, if one was made.
     """
 
     config: str
@@ -41,7 +53,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     labels_block: str = ""
     names_from: str = ""
-    fixed: str = ""
+    fixed: Fixed | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -49,7 +61,9 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """0 without errors; 2 where the config must be changed first, else 3."""
+        """0 without errors; 2 where the config must be changed first, else 3. Of a corrected copy 0, or 1 if it lacks cases."""
+        if self.fixed is not None:
+            return 1 if self.fixed.left_out else 0
         return min((one.exit_code for one in self.errors), default=0)
 
     @property
@@ -115,7 +129,7 @@ class Diagnosis:
             "labels": self.labels,
             "labels_block": self.labels_block or None,
             "names_from": self.names_from or None,
-            "fixed": self.fixed or None,
+            "fixed": asdict(self.fixed) if self.fixed else None,
             "cases": [
                 {
                     "id": one.id,

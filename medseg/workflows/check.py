@@ -1,25 +1,27 @@
-"""Check: config -> cases -> each read once -> findings, all at once; nothing is written unless asked."""
+"""Check: config -> cases -> each read once -> findings, all at once -> a corrected copy, if asked."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medseg.core.case import Case
-from medseg.core.config import Config, despite_labels, load_despite_labels, override
-from medseg.core.errors import ConfigError, MedsegError
+from medseg.core.config import Config, config_from, despite_labels, load_despite_labels, override
+from medseg.core.errors import ConfigError, DataError, MedsegError
 from medseg.core.files import check_writable, write_json
 from medseg.core.findings import Finding, merged
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.data.check import all_together, examined, joined, odd_but_usable, structures_in
+from medseg.data.corrected import TABLE, require_new, write_corrected
 from medseg.data.examine import Examined, unnamed
 from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
 from medseg.data.measure import CaseFacts
-from medseg.data.naming import labels_block, names_beside
+from medseg.data.naming import labels_block, names_beside, yaml_text
 from medseg.data.split import choose_fold, make_splits
-from medseg.report.check import CheckedCase, Diagnosis
+from medseg.report.check import CheckedCase, Diagnosis, Fixed
 
 
 def check(
@@ -27,25 +29,42 @@ def check(
     *,
     overrides: Mapping[str, str] | None = None,
     output: Path | str | None = None,
+    fix: Path | str | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Read every case of the dataset that ``config`` names once, and return everything that is wrong or odd with it.
 
     ``config`` is a file, a mapping or a Config; its labels may be missing or wrong: the diagnosis then holds those that fit.
-    ``output`` is a JSON file for the diagnosis. Raises ConfigError where anything else in the config is wrong; whatever is
-    wrong with the data is a finding.
+    ``output`` is a JSON file for the diagnosis. ``fix`` is a new folder for a copy in which is put right what can be
+    (``data.repair``); it is there only if it passes the check itself. Raises ConfigError where anything else in the config
+    is wrong, OutputError where ``fix`` holds something; whatever is wrong with the data is a finding.
     """
     if output is not None:
         check_writable(Path(output).parent)
+    if fix is not None:
+        require_new(Path(fix))
     asked, wrong = _config(config, dict(overrides or {}))
     name = str(config) if isinstance(config, Path | str) else "config"
-    found = diagnose(asked, wrong, name, progress)
+    read = _diagnosed(asked, wrong, name, progress)
+    found = read.diagnosis
+    if fix is not None:
+        found = replace(found, fixed=_fixed(asked, read, Path(fix).absolute(), progress))
     if output is not None:
         write_json(Path(output), found.content())
     return found
 
 
-def diagnose(config: Config, wrong: ConfigError | None, name: str, progress: Progress) -> Diagnosis:
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A diagnosis and what it is of: the cases, no patient among them twice, and the labels that they were read with."""
+
+    diagnosis: Diagnosis
+    cases: list[Case]
+    labels: Labels
+    channels: int | None
+
+
+def _diagnosed(config: Config, wrong: ConfigError | None, name: str, progress: Progress) -> _Read:
     """The diagnosis of a dataset; ``wrong`` is what is wrong with the labels of ``config``."""
     findings = [_labels_wrong(wrong)] if wrong else []
     labels = None if wrong else config.structure_labels
@@ -74,13 +93,48 @@ def diagnose(config: Config, wrong: ConfigError | None, name: str, progress: Pro
         findings += [Finding("left-out", "warning", (), remark) for remark in remarks(config.data, labels)]
     findings += odd_but_usable(facts, labels or known, modality=config.modality, fold_of=folds)
     unfit = labels is None or any(one.code == "label-values" for one in findings)
-    return Diagnosis(
+    diagnosis = Diagnosis(
         config=name,
         cases=_checked(results, facts, findings),
         labels=known.mapping(),
         findings=tuple(merged(findings)),
         labels_block=labels_block(mapping) if unfit and len(mapping) > 1 else "",
         names_from=origin if unfit else "",
+    )
+    counts = Counter(f.channels for f in facts)
+    usual = counts.most_common(1)[0][0] if counts else None
+    return _Read(diagnosis, joined(cases, facts), labels or known, usual)
+
+
+def _fixed(config: Config, read: _Read, folder: Path, progress: Progress) -> Fixed:
+    """Write the corrected copy into ``folder`` and say what became of the cases; it passes the check or is not there."""
+
+    def accept(table: Path) -> None:
+        named = {one.name: one.value for one in read.labels.structures} | {read.labels.background: 0}
+        copied = {"layout": "csv", "table": table}
+        asked = config_from({**config.model_dump(), "data": copied, "labels": named})
+        problem = _diagnosed(asked, None, str(table), silent).diagnosis.problem
+        if problem:
+            raise DataError(f"{folder}: not written, because the corrected copy would still be refused: {problem}")
+
+    if not read.cases:
+        raise DataError(f"{folder}: not written, because there is no case to copy: {read.diagnosis.problem}")
+    unlisted = {case: one.message for one in read.diagnosis.errors for case in one.cases if one.code == "layout"}
+    log = write_corrected(
+        read.cases,
+        read.labels,
+        folder,
+        channels=read.channels,
+        lost=unlisted,
+        accept=accept,
+        progress=progress,
+    )
+    return Fixed(
+        folder=str(folder),
+        summary=log.summary,
+        lines=tuple(log.lines),
+        left_out=log.count("left out"),
+        data_block=f"data:\n  layout: csv\n  table: {yaml_text(str(folder / TABLE))}",
     )
 
 
