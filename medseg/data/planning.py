@@ -63,8 +63,8 @@ def make_frame(config: Config, fingerprint: Fingerprint, *, max_voxels: int) -> 
     asked = config.plan.spacing_mm
     spacing = target_spacing(fingerprint) if asked == "auto" else asked
     reasons["spacing_mm"] = "median of the cases" if asked == "auto" else "given"
-    ratio = np.median(np.array(fingerprint.spacings_mm), axis=0) / spacing
-    shape = [max(1, round(n * r)) for n, r in zip(fingerprint.median_shape, ratio, strict=True)]
+    there = np.array(fingerprint.shapes) * np.array(fingerprint.spacings_mm) / spacing  # each case on the plan's grid
+    shape = [max(1, round(float(n))) for n in np.median(there, axis=0)]
     coarse = int(np.argmax(spacing)) if max(spacing) > 1.5 * min(spacing) else int(np.argmin(shape))
     dimensions = config.plan.dimensions
     if dimensions == "auto":

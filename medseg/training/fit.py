@@ -116,7 +116,8 @@ def _reasons(config: Config, frame: Frame, mirrored: str) -> dict[str, str]:
     }
     asked = config.plan.model_dump() | config.train.model_dump()
     given = {key: "given" for key in rule if asked[key] != "auto"}
-    return frame.reasons | rule | given | {"mirror_axes": mirrored}
+    open_yet = {"precision": "bfloat16 where it has hardware"}
+    return frame.reasons | open_yet | rule | given | {"mirror_axes": mirrored}
 
 
 @dataclass(frozen=True)
@@ -139,22 +140,26 @@ def fitted_plan(
     validation_cases: int,
     case_seconds: Callable[[Plan], float],
     agreed: Callable[[float], float] = float,
+    timed: Callable[[Timing], None] = lambda timing: None,
 ) -> Plan:
     """The final plan: a network that fits the time, and the number of steps.
 
     ``steps`` or ``epochs`` in the config are taken as they are; otherwise the budget, less what ``elapsed`` already
     and the final validation of ``validation_cases`` needs, becomes steps by the measured seconds of a step. Of the
-    ladder's networks the largest is taken that can still make its WANTED_STEPS, else the smallest.
+    ladder's networks the largest is taken that can still make its WANTED_STEPS, else the smallest. ``timed`` is told
+    each rung that was measured, the one taken last.
     """
     counted = config.train.steps or (
         config.train.epochs and config.train.epochs * -(-len(stored) // draft.patches_per_step)
     )
     limit = None if counted else budget_seconds(config.train.budget or "8h")
 
-    def timed(rung: Plan, too_long: float) -> Timing:
+    def measured(rung: Plan, too_long: float) -> Timing:
         share = MEASURING_SHARE * (limit or 0.0)
         step = agreed(seconds_per_step(rung, stored, device, seconds=share, too_long=too_long))
-        return Timing(rung, step, agreed(case_seconds(rung)) if validation_cases and step <= too_long else 0.0)
+        found = Timing(rung, step, agreed(case_seconds(rung)) if validation_cases and step <= too_long else 0.0)
+        timed(found)
+        return found
 
     def left() -> float:
         return limit - agreed(elapsed()) if limit else math.inf
@@ -163,11 +168,11 @@ def fitted_plan(
     for rung in larger:
         wanted = WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
         too_long = left() / wanted if wanted else math.inf
-        best = timed(rung, too_long)
+        best = measured(rung, too_long)
         if best.step <= too_long and (limit is None or _steps(best, left(), validation_cases) >= wanted):
             break
     else:
-        best = timed(smallest, math.inf)
+        best = measured(smallest, math.inf)
     steps = counted or _steps(best, left(), validation_cases)
     return _with_length(best, steps, config, validation_cases)
 

@@ -79,6 +79,16 @@ def test_every_patch_is_divided_by_the_strides(
         assert frame.patch_size[frame.slice_axis] == 1
 
 
+def test_the_patch_follows_the_cases_on_the_plans_grid_not_their_voxels() -> None:
+    """Half the cases at 1 mm along all axes, half in slices of 9 mm: at the median of 5 mm both have 20 slices or fewer."""
+    mixed = fingerprint_of((100, 100, 90), (1, 1, 1), (1, 1, 9)).model_copy(
+        update={"shapes": ((100, 100, 90), (100, 100, 11))}
+    )
+    frame = make_frame(config_of(), mixed, max_voxels=10**7)
+    assert frame.spacing_mm == (1, 1, 5)
+    assert frame.patch_size[2] == 20  # 18 and 19.8 slices
+
+
 def test_a_stack_of_few_slices_is_planned_in_2d_along_its_coarse_axis() -> None:
     frame = make_frame(config_of(), fingerprint_of((256, 256, 5), (0.7, 0.7, 8.0)), max_voxels=10**6)
     assert (frame.dimensions, frame.slice_axis) == (2, 2)
