@@ -7,14 +7,16 @@ import pytest
 
 from medseg.statistics.agreement import reliability
 
-# Six targets rated by four judges, Shrout and Fleiss 1979, table 2.
+# Six targets rated by four judges: table 2 of Shrout and Fleiss 1979 (doi:10.1037/0033-2909.86.2.420), also in
+# https://cseanburns.net/NOTES/intraclass-correlation.html.
 RATINGS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
 
 
 def test_icc_is_that_of_shrout_and_fleiss_with_the_interval_of_rs_psych():
     found = reliability(RATINGS)
     assert found.icc == pytest.approx(0.29, abs=0.005)  # table 4 of the paper
-    assert (found.low, found.high) == pytest.approx((0.019, 0.761), abs=0.001)  # psych::ICC, single random raters
+    assert (found.low, found.high) == pytest.approx((0.019, 0.761), abs=0.001)  # R's psych::ICC and irr::icc
+    # "Single_random_raters 0.29, 0.019, 0.76": https://github.com/dwoll/RExRepos/blob/master/md/interRaterICC.md
 
 
 def test_sem_and_sdc_by_hand():
