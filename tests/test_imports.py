@@ -48,6 +48,7 @@ DOORS = {
     "rich": ("cli.*",),
     "pandas": ("statistics*", "report*"),
     "statsmodels": ("statistics*",),
+    **dict.fromkeys(("cc3d", "edt"), ("core.fast",)),
     "matplotlib": ("report*",),
     "jinja2": ("report*",),
     "yaml": ("core.yaml", "training.run_folder"),

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.fast import near_outside
 from medseg.metrics.distances import Flat, voxel_surface
 from medseg.metrics.pairs import MaskPair
 
@@ -44,14 +45,11 @@ def rim(mask: Mask, columns: npt.NDArray[np.float64], width_mm: float, flat: Fla
 
 
 def _near_upright(mask: Mask, spacing_mm: npt.NDArray[np.float64], width_mm: float, solid: list[int]) -> Mask:
-    from scipy.ndimage import distance_transform_edt
-
     around = np.pad(mask, [(1, 1) if axis in solid else (0, 0) for axis in range(3)])
     if not solid or around.all():
         return np.zeros_like(mask)
     inner = tuple(slice(1, -1) if axis in solid else slice(None) for axis in range(3))
-    near: Mask = distance_transform_edt(around, sampling=spacing_mm)[inner] <= width_mm
-    return near
+    return near_outside(around, spacing_mm, width_mm)[inner]
 
 
 def _near_sheared(mask: Mask, columns: npt.NDArray[np.float64], width_mm: float, solid: list[int]) -> Mask:
