@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from medseg.core.errors import ConfigError, DataError
 
@@ -18,8 +19,8 @@ IMAGE_SUFFIXES = (
 class Case:
     """``images``: one path per channel, or one for all. ``reference``: its label map. ``patient``: its cases never split.
 
-    ``channels``: their names in the order of the network's input, where the dataset tells them. ``fold``: the one that
-    validates this case, where the dataset says so.
+    ``channels``: their names in the order of the network's input, where the dataset tells them. ``channel_grids``: what to
+    do with one on another grid than the first. ``fold``: the one that validates this case, where the dataset says so.
 
     ``left_out``: values in the reference that the dataset names and the config does not: background in training.
     ``annotated``: names of the structures that were annotated in this case, in the order of the labels; None: all of them.
@@ -33,6 +34,7 @@ class Case:
     left_out: tuple[int, ...] = ()
     annotated: tuple[str, ...] | None = None
     channels: tuple[str, ...] = ()
+    channel_grids: Literal["refuse", "resample"] = "refuse"
     fold: int | None = None
 
 

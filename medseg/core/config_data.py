@@ -41,6 +41,7 @@ class DataConfig(BaseModel):
     labels: Path | None = None
     table: Path | None = None
     channels: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_channels)] = None
+    channel_grids: Literal["refuse", "resample"] = "refuse"
     derivative: str | None = None
     reference: Annotated[str, Field(min_length=1)] | None = None
     group: str | None = None

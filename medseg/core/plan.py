@@ -68,6 +68,9 @@ class Plan(_Frozen):
     architecture: Component
     channels: Count
     channel_names: tuple[str, ...] = Field((), description="in the order of the input; empty where nothing names them")
+    channel_grids: Literal["refuse", "resample"] = Field(
+        "refuse", description="a channel on another grid than the first"
+    )
     labels: dict[str, int]
     modality: str
     intensity: tuple[Intensity, ...]

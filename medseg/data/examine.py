@@ -18,6 +18,7 @@ from medseg.data.grids import difference
 from medseg.data.measure import CaseFacts, case_facts
 from medseg.data.reference import read_reference
 from medseg.io.reading import open_scan, read_label_map, read_stored
+from medseg.io.scan import ReadOptions
 from medseg.io.source import shown
 from medseg.io.stored import Stored
 
@@ -100,7 +101,8 @@ def unnamed(value: int) -> str:
 
 def _image(case: Case, found: list[Finding]) -> tuple[Volume | None, str]:
     try:
-        with open_scan(case.images, channels=len(case.channels) or None) as scan:
+        options = ReadOptions(channel_grids=case.channel_grids)
+        with open_scan(case.images, channels=len(case.channels) or None, options=options) as scan:
             return scan.volume, scan.patient_id
     except MedsegError as error:
         path = next((p for p in case.images if shown(p) in str(error)), case.images[0])

@@ -21,6 +21,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess, preprocess_reference
 from medseg.data.reference import read_reference
 from medseg.io.reading import read_label_map, read_volumes
+from medseg.io.scan import DEFAULTS, ReadOptions
 
 Keys = Hashable | Sequence[Hashable]
 
@@ -52,14 +53,15 @@ def to_volume(tensor: MetaTensor) -> Volume:
 class LoadVolumed(MapTransform):
     """Each key holds a path (or one path per channel) of a NIfTI, MHA or NRRD file or a DICOM folder; it becomes a tensor."""
 
-    def __init__(self, keys: Keys, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, allow_missing_keys: bool = False, options: ReadOptions = DEFAULTS) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.options = options
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             paths = result[key] if isinstance(result[key], list | tuple) else [result[key]]
-            result[key] = to_meta_tensor(read_volumes([Path(path) for path in paths]))
+            result[key] = to_meta_tensor(read_volumes([Path(path) for path in paths], options=self.options))
         return result
 
 
@@ -118,7 +120,8 @@ def loading(plan: Plan) -> Callable[[Case], tuple[Volume, LabelMap]]:
     labels = Labels.from_mapping(plan.labels)
 
     def load(case: Case) -> tuple[Volume, LabelMap]:
-        compose = Compose([LoadVolumed("image"), LoadLabelMapd("reference", labels, case.left_out), Preprocessd(plan)])
+        image = LoadVolumed("image", options=ReadOptions(channel_grids=case.channel_grids))
+        compose = Compose([image, LoadLabelMapd("reference", labels, case.left_out), Preprocessd(plan)])
         result = compose({"image": list(case.images), "reference": case.reference})
         reference = to_volume(result["reference"])
         dtype = np.uint8 if len(plan.labels) <= 256 else np.uint16

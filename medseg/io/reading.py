@@ -15,7 +15,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.io.archive import is_archive, unpacked
 from medseg.io.mask_folder import folder_as_masks, mask_files
 from medseg.io.named_masks import NamedMasks, as_one_label_map
-from medseg.io.scan import DEFAULTS, ReadOptions, Scan
+from medseg.io.scan import DEFAULTS, ChannelGrids, ReadOptions, Scan
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, check_regular, foreign_content, open_regular, shown
 from medseg.io.stored import Stored, as_intensities, as_label_map, exact_values
 
@@ -38,7 +38,7 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
     assumed is in the volume's ``warnings``. The frames' files exist for the block only, where they came from an archive.
 
     Raises DataError or GeometryError naming the file and what is wrong: also where the number of channels is not
-    ``channels``, and where the grids of two files differ.
+    ``channels``, and where the grids of two files differ, unless ``options`` say to resample them.
     """
     with ExitStack() as stack:
         scans = [_unpacked_scan(path, options, stack) for path in paths]
@@ -46,7 +46,7 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
             raise DataError(
                 f"{shown(paths[0])}: no DICOM series, so there is none that --series could name; leave it out"
             )
-        volume = _joined(paths, [scan.volume for scan in scans])
+        volume = _joined(paths, [scan.volume for scan in scans], options.channel_grids)
         if channels is not None and volume.channels != channels:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             raise DataError(
@@ -84,16 +84,28 @@ def read_stored(paths: Sequence[Path], *, options: ReadOptions = DEFAULTS) -> St
     return Stored(data, parts[0].geometry, warnings=said, modality=parts[0].modality)
 
 
-def _joined(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
-    """All channels on the first volume's grid, in its storage order. Raises GeometryError where a grid differs."""
+def _joined(paths: Sequence[Path], volumes: Sequence[Volume], grids: ChannelGrids) -> Volume:
+    """All channels on the first volume's grid, in its storage order. Raises GeometryError where a grid differs or is apart."""
     first = volumes[0]
     if len(volumes) == 1:
         return first
-    parts = []
-    for path, volume in zip(paths, volumes, strict=True):
+    parts, remarks = [], []
+    for n, (path, volume) in enumerate(zip(paths, volumes, strict=True), 1):
+        if grids == "resample" and order_between(volume.geometry, first.geometry) is None:
+            from medseg.core.regrid import volume_onto  # and with it scipy
+
+            moved, covered = volume_onto(volume, first.geometry)
+            if not covered:
+                raise GeometryError(
+                    f"{shown(path)}: lies nowhere on the grid of {shown(paths[0])}: not of one session?"
+                )
+            partly = "" if covered == 1 else ", of which it covers a part only: its smallest intensity in the rest"
+            remarks.append(f"channel {n} is resampled onto the grid of channel 1{partly}")
+            parts.append(moved.data)
+            continue
         order = _order_onto(volume.geometry, first.geometry, path, paths[0])
         parts.append(order.array(volume.data))
-    warnings = dict.fromkeys(warning for volume in volumes for warning in volume.warnings)
+    warnings = dict.fromkeys([warning for volume in volumes for warning in volume.warnings] + remarks)
     return Volume(np.concatenate(parts), first.geometry, tuple(warnings), first.modality)
 
 
@@ -102,7 +114,7 @@ def _order_onto(grid: Geometry, first: Geometry, path: Path, first_path: Path) -
     if order is None:
         raise GeometryError(
             f"{shown(path)}: grid {grid!r} differs from {first!r} of {shown(first_path)}; "
-            "the channels of one case must lie on one grid: resample them first"
+            "the channels of one case must lie on one grid: resample them first, or set data.channel_grids to resample"
         )
     return order
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MAX_VOXELS = 2**31
 OnGap = Literal["refuse", "resample"]
+ChannelGrids = Literal["refuse", "resample"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class ReadOptions:
 
     ``series``: the SeriesInstanceUID, or the number in the list that the refusal prints, of the series that is meant where
     a place holds several. ``on_gap``: what to do where slices are missing or unevenly spaced: refuse, or resample onto an
-    even grid. ``max_voxels``: the most voxels, channels included, that a header may claim.
+    even grid. ``max_voxels``: the most voxels, channels included, that a header may claim. ``channel_grids``: what to do
+    where a channel lies on another grid than the first: refuse, or resample it onto that grid.
     """
 
     series: str | None = None
     on_gap: OnGap = "refuse"
     max_voxels: int = MAX_VOXELS
+    channel_grids: ChannelGrids = "refuse"
 
 
 DEFAULTS = ReadOptions()

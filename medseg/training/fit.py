@@ -58,6 +58,7 @@ def draft_plan(
         architecture=architecture_for(config, frame, Rung(32)),
         channels=fingerprint.channels,
         channel_names=fingerprint.channel_names,
+        channel_grids=config.data.channel_grids,
         labels=config.structure_labels.mapping(),
         modality=config.modality,
         intensity=intensities_for(config, fingerprint),

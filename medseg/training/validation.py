@@ -21,6 +21,7 @@ from medseg.data.check import as_label
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
 from medseg.io.reading import read_volumes
+from medseg.io.scan import ReadOptions
 from medseg.metrics import CasePair, score_case, score_structure
 from medseg.models.bundle import network_for, weights_of
 
@@ -39,7 +40,7 @@ class Validated:
 def validate_case(case: Case, plan: Plan, network: torch.nn.Module, device: torch.device) -> Validated:
     """Read, segment and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would."""
     labels = Labels.from_mapping(plan.labels)
-    volume = read_volumes(case.images)
+    volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
     prediction = segment(volume, plan, torch_predict([network], device)).label_map
     reference = as_label(case, labels, volume.geometry)
     order = order_between(prediction.geometry, reference.geometry)

@@ -146,6 +146,7 @@ class _Job:
         inputs = f", channels {', '.join(model.plan.channel_names)}" if model.plan.channels > 1 else ""
         structures = ", ".join(model.labels.names)
         say(f"model: {found} ({model.card.name}, {model.plan.modality}{inputs}, {structures}); device: {chosen}")
+        options = replace(options, channel_grids=model.plan.channel_grids)
         return cls(model, torch_predict(model.networks, chosen), chosen, writers, options)
 
     @property

@@ -133,7 +133,7 @@ class Fold:
         picked = {"worst": ranked[0], "middle": ranked[len(ranked) // 2], "best": ranked[-1]}
         for rank, name in picked.items():
             case = by_id[name]
-            scan = read_volumes(case.images)
+            scan = read_volumes(case.images[:1])
             prediction = read_label_map(place / f"{name}_seg.nii.gz", report.labels)
             reference = as_label(case, report.labels, scan.geometry)
             title = f"{rank}: {name}, mean Dice {sum(dice[name]) / len(dice[name]):.3f}"

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from medseg.core.geometry import Geometry, all_storage_orders, upright
-from medseg.core.regrid import label_map_onto, onto_grid, straightened
+from medseg.core.regrid import label_map_onto, onto_grid, straightened, volume_onto
 from medseg.core.volume import LabelMap, Volume
 
 
@@ -93,3 +93,27 @@ def test_a_face_that_rounding_puts_beside_the_first_voxels_keeps_its_labels(roun
     assert (label_map_onto(LabelMap(data, source), Geometry(source.shape, affine)).data == 7).all()
     moved = onto_grid(data.astype(np.float32), source, Geometry(source.shape, affine), order=1, outside=-1000)
     np.testing.assert_allclose(moved, 7, atol=1e-2)
+
+
+def test_a_volume_on_another_grid_is_what_nibabel_resamples_and_its_minimum_beyond() -> None:
+    """An oblique scan of 2 channels on a finer, shifted, reflected grid."""
+    source, random = tilted(0.0, seed=4, shape=(20, 22, 10)), np.random.default_rng(0)
+    volume = Volume(random.normal(100, 20, (2, 20, 22, 10)).astype(np.float32), source)
+    turned = source.affine @ np.diag([-0.5, 0.6, 0.4, 1.0])
+    turned[:3, 3] = (source.affine @ [13.83, 3.07, 2.09, 1])[:3]
+    grid = Geometry((36, 30, 40), turned)
+    moved, covered = volume_onto(volume, grid)
+    voxels = np.stack([*np.indices(grid.shape), np.ones(grid.shape)])
+    index = np.tensordot(np.linalg.inv(source.affine) @ turned, voxels, 1)[:3]
+    last = np.array(source.shape)[:, None, None, None] - 1
+    between = ((index > 0.01) & (index < last - 0.01)).all(axis=0)  # between the outermost centres, clear of rounding
+    beyond = ((index < -0.51) | (index > last + 0.51)).any(axis=0)
+    assert between.any()
+    assert beyond.any()
+    assert covered == pytest.approx(((index > -0.5) & (index < last + 0.5)).all(axis=0).mean(), abs=1e-3)
+    for channel in range(2):
+        image = nib.Nifti1Image(volume.data[channel], source.affine)
+        theirs = nibabel.processing.resample_from_to(image, (grid.shape, grid.affine), order=1).get_fdata()
+        np.testing.assert_allclose(moved.data[channel][between], theirs[between], rtol=1e-4)
+        assert (moved.data[channel][beyond] == volume.data[channel].min()).all()
+    assert moved.geometry == grid

@@ -32,7 +32,8 @@ def list_cases(config: DataConfig, labels: Labels | None = None) -> list[Case]:
     that the dataset names and they lack are left out: their values count as background. Raises DataError naming what is
     wrong, ConfigError where dataset and ``labels`` give one name to different values.
     """
-    cases = sorted(LAYOUTS[config.layout](config), key=lambda case: case.id)
+    listed = sorted(LAYOUTS[config.layout](config), key=lambda case: case.id)
+    cases = [replace(case, channel_grids=config.channel_grids) for case in listed]
     if config.group is None:
         cases = by_dicom_patient(cases)
     if config.annotated is not None:
