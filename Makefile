@@ -4,7 +4,7 @@ V ?= .venv
 STAMP = $(V)/.medseg-installed
 PYTEST = $(V)/bin/pytest
 
-.PHONY: demo test test-slow fuzz bench lint clean
+.PHONY: demo test test-slow fuzz kill bench lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m venv $(V)
@@ -29,6 +29,10 @@ fuzz: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m venv .venv-bench
 	.venv-bench/bin/pip install -q -c constraints.txt torch nnunetv2==2.8.1
+
+# A training killed 100 times at random moments and resumed: the same files as the unbroken run's. About 10 minutes.
+kill: $(STAMP)
+	$(V)/bin/python -W ignore -m tests.workflows.kills --kills 100 --races 10
 
 lint: $(STAMP)
 	$(V)/bin/ruff check .

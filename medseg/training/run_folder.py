@@ -27,7 +27,7 @@ def folder_of(config: Config, output: Path | None) -> Path:
 def require_free(folder: Path, config: Config, *, resume: bool) -> None:
     """Raise OutputError where ``folder`` is taken, or where the run in it was started with another config."""
     check_writable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(_is_passing(path) for path in folder.iterdir()):
         return
     if not resume:
         raise OutputError(f"{folder}: this run folder exists; go on with --resume, or choose another --output")
@@ -49,6 +49,11 @@ def require_free(folder: Path, config: Config, *, resume: bool) -> None:
             f"{folder}: was started with another config: {key} was {before.get(key)!r}, now {now.get(key)!r}; a resumed "
             "run keeps its config, so restore it, or choose another --output"
         )
+
+
+def _is_passing(path: Path) -> bool:
+    """True for what a run leaves that was killed before it wrote anything: its lock, or a file under a temporary name."""
+    return path.name == "run.lock" or path.suffix == ".tmp"
 
 
 def start_run(folder: Path, config: Config, splits: list[Split], cases: list[Case]) -> list[Split]:

@@ -152,6 +152,7 @@ def _start(
     for warning in (*remarks(config.data, labels), *warnings_of(facts, labels, modality=config.modality)):
         say(f"warning: {warning}")
     held.enter_context(run_lock(make_folder(folder)))
+    require_free(folder, config, resume=resume)  # another run may have come and gone since
     chosen = _chosen(config, start_run(folder, config, splits, cases), cases)
     for warning in unlearnt(chosen, structures_in(facts)):
         say(f"warning: {warning}")
