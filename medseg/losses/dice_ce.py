@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import ConfigError
+from medseg.losses.shared import over_processes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -111,7 +112,7 @@ def _dice_loss(log_p: Tensor, log_p_target: Tensor, target: Tensor, *, batch_dic
     present = _sum_per_channel(torch.ones_like(log_p_target), target, channels)
     intersection = _sum_per_channel(log_p_target.exp(), target, channels)
     if batch_dice:
-        predicted, present, intersection = predicted.sum(0), present.sum(0), intersection.sum(0)
+        predicted, present, intersection = (over_processes(n.sum(0)) for n in (predicted, present, intersection))
     overlap = (2.0 * intersection + smooth) / (predicted + present + smooth)
     return 1.0 - overlap[..., 1:].mean()
 
