@@ -3,6 +3,7 @@
     python benchmarks/evaluation.py                      # 3 organs, then 25
     python benchmarks/evaluation.py --shape 512 512 572  # 150 million voxels
     python benchmarks/evaluation.py --skip monai-25      # MONAI on 3 organs alone
+    python benchmarks/evaluation.py --stream             # 50 and 1,000 small cases from files: memory, and processes over cases
 
 Random ellipsoids, the same at every run, and the same again moved and scaled by some millimetres. Each measurement is a
 process of its own that loads the two arrays, imports, and then times the figures alone; memory is that process's peak.
@@ -100,6 +101,67 @@ def by_surface_distance(prediction: np.ndarray, reference: np.ndarray, organs: r
     return values
 
 
+def write_cases(folder: Path, cases: int, shape: tuple[int, int, int], organs: int) -> None:
+    """``p/cNNNN.nii.gz`` and ``r/cNNNN.nii.gz``: ellipsoids, and the same moved and scaled by a voxel or so."""
+    from medseg.core.geometry import Geometry
+    from medseg.core.volume import LabelMap
+    from medseg.io.nifti import write_label_map
+
+    rng = np.random.default_rng(0)
+    grid = Geometry(shape, np.diag([*SPACING, 1.0]))
+    for case in range(cases):
+        maps = {side: np.zeros(shape, np.uint8, order="F") for side in "pr"}
+        for value in range(1, organs + 1):
+            centre, radii = rng.uniform(0.2, 0.8, 3) * shape, rng.uniform(0.1, 0.25, 3) * shape
+            _draw(maps["r"], value, centre, radii)
+            _draw(maps["p"], value, centre + rng.normal(0, 1, 3), radii * rng.uniform(0.9, 1.1, 3))
+        for side, data in maps.items():
+            write_label_map(folder / side / f"c{case:04}.nii.gz", LabelMap(data, grid))
+
+
+def stream_child(cores: int, folder: Path, expected: Path) -> None:
+    """Evaluate ``folder`` on so many cores; print seconds and the peak memory of this process and of its largest child.
+
+    The scores must be those of the first run, which leaves them in ``expected``.
+    """
+    from medseg import evaluate
+    from medseg.metrics import many_cases
+
+    many_cases.cores = lambda: cores
+    started = time.perf_counter()
+    found = evaluate(folder / "p", folder / "r").to_csv()
+    seconds = time.perf_counter() - started
+    if not expected.exists():
+        expected.write_text(found)
+    if expected.read_text() != found:
+        raise ValueError("other scores than in one process")
+    peaks = [resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps({"seconds": seconds, "mib": peaks}))
+
+
+def stream(rounds: int, shape: tuple[int, int, int] = (64, 64, 48), organs: int = 5) -> None:
+    """One table: 50 and 1,000 cases, in one process and spread over the cores where the library finds it worth it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    print(
+        f"{date.today()}, {shape[0]}x{shape[1]}x{shape[2]} voxels, {organs} structures, n = {rounds}, {cores} cores\n"
+    )
+    print("| cases | cores | seconds, median | least | peak MiB, parent | peak MiB, largest child | load |")
+    print("|---|---|---|---|---|---|---|")
+    for cases in (50, 1000):
+        with tempfile.TemporaryDirectory() as name:
+            write_cases(Path(name), cases, shape, organs)
+            for used in dict.fromkeys((1, cores)):
+                runs = []
+                for _ in range(rounds):
+                    command = [sys.executable, __file__, "--stream-child", str(used), name, f"{name}/scores.csv"]
+                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    runs.append(json.loads(done.stdout))
+                seconds = [run["seconds"] for run in runs]
+                own, child = (max(run["mib"][n] for run in runs) for n in (0, 1))
+                figures = f"{statistics.median(seconds):.2f} | {min(seconds):.2f} | {own:.0f} | {child or 0:.0f}"
+                print(f"| {cases} | {used} | {figures} | {os.getloadavg()[0]:.1f} |", flush=True)
+
+
 def child(name: str, folder: Path, organs: int) -> None:
     """Print seconds, peak memory and values of one contender as JSON."""
     warnings.simplefilter("ignore")
@@ -157,7 +219,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip", nargs="*", default=[], choices=CONTENDERS, metavar="NAME")
     parser.add_argument("--child", nargs=3, metavar=("NAME", "FOLDER", "ORGANS"), help=argparse.SUPPRESS)
+    parser.add_argument("--stream", action="store_true", help="many small cases from files, instead")
+    parser.add_argument("--stream-child", nargs=3, metavar=("CORES", "FOLDER", "SCORES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.stream_child:
+        stream_child(int(options.stream_child[0]), Path(options.stream_child[1]), Path(options.stream_child[2]))
+        return
+    if options.stream:
+        stream(options.rounds)
+        return
     if options.child:
         child(options.child[0], Path(options.child[1]), int(options.child[2]))
         return

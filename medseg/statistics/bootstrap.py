@@ -15,7 +15,7 @@ INTERVAL_METHOD = (
     f"95 % bootstrap interval of the mean over cases, {RESAMPLES} resamples of whole patients, seed {SEED}: BCa; "
     "percentile where BCa is undefined (fewer than three patients, or all alike); none for one patient"
 )
-_CHUNK = 2**21  # drawn indices held at a time
+_CHUNK = 2**18  # drawn indices held at a time
 _SAME = 1e-10  # relative difference below which two means differ by rounding alone
 
 
