@@ -3,7 +3,8 @@
 import pytest
 
 from medseg.core.config_data import DataConfig
-from medseg.core.errors import DataError
+from medseg.core.errors import ConfigError, DataError
+from medseg.core.labels import Labels
 from medseg.data.layouts import list_cases
 from tests.data.tiny_dataset import pair, save
 
@@ -83,3 +84,15 @@ def test_what_is_missing_is_named(root):
         cases_of(root)
     with pytest.raises(ValueError, match="layout bids needs channels"):
         DataConfig(layout="bids", root=root)
+
+
+def test_the_names_of_a_dseg_table_are_held_against_the_config(root):
+    table = root / "derivatives" / "manual" / "dseg.tsv"
+    table.write_text("index\tname\tcolor\n0\tbackground\t#000000\n1\tliver\t#010203\n2\ttumour\t#040506\n")
+    config = DataConfig(layout="bids", root=root, channels=("T1w",))
+    assert {case.left_out for case in list_cases(config, Labels.from_mapping({"background": 0, "liver": 1}))} == {(2,)}
+    with pytest.raises(ConfigError, match=r"'liver' is 1 in the dataset's dseg\.tsv, but 2 .*'tumour'"):
+        list_cases(config, Labels.from_mapping({"background": 0, "liver": 2, "tumour": 1}))
+    (root / "derivatives" / "manual" / "sub-01" / "sub-01_dseg.tsv").write_text("index\tname\n3\tliver\n")
+    with pytest.raises(DataError, match=r"'liver' is .*another dseg\.tsv"):
+        list_cases(config, Labels.from_mapping({"background": 0, "liver": 1}))

@@ -8,7 +8,7 @@ from medseg.core.config_data import DataConfig
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
 from medseg.data.layouts.annotated import annotated_from, check_annotated
-from medseg.data.layouts.bids import bids
+from medseg.data.layouts.bids import bids, table_values
 from medseg.data.layouts.common import label_values, read_dataset_json
 from medseg.data.layouts.csv_table import csv_table
 from medseg.data.layouts.folder import folder
@@ -57,7 +57,7 @@ def left_out_structures(config: DataConfig, labels: Labels) -> dict[str, int]:
         other = asked.get(name.casefold(), value)
         if other != value and by_value.get(other) in asked:
             raise ConfigError(
-                f"labels: {name!r} is {value} in the dataset's dataset.json, but {other} in the config, which the dataset "
+                f"labels: {name!r} is {value} in the dataset's {_named_in(config)}, but {other} in the config, which the dataset "
                 f"calls {by_value[other]!r}; give each name the dataset's value"
             )
     return {
@@ -81,8 +81,14 @@ def remarks(config: DataConfig, labels: Labels) -> list[str]:
     return found
 
 
+def _named_in(config: DataConfig) -> str:
+    return "dseg.tsv" if config.layout == "bids" else "dataset.json"
+
+
 def _named_values(config: DataConfig) -> dict[str, int]:
-    """``{name: value}`` as the dataset's dataset.json says it; empty where a layout has none."""
+    """``{name: value}`` as the dataset's dataset.json or dseg.tsv says it; empty where a layout has none."""
+    if config.layout == "bids":
+        return table_values(config)
     readers = {"msd": label_values, "nnunet": structure_values}
     if config.layout not in readers:
         return {}

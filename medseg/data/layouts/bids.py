@@ -12,6 +12,7 @@ from medseg.core.case import Case, has_image_suffix, strip_image_suffix
 from medseg.core.config_data import DataConfig
 from medseg.core.errors import DataError
 from medseg.data.layouts.common import make_case, require_partners, require_unique
+from medseg.data.layouts.table import read_table, require_cell
 
 # Entities that tell how a derivative was made, and not from which scan.
 _DERIVED = re.compile(r"_(space|res|den|seg|label|desc|atlas)-[^_]+")
@@ -87,6 +88,27 @@ def _labels(config: DataConfig, cases: dict[str, dict[str, Path]]) -> tuple[Path
     if not found:
         raise DataError(f"{place}: no labels found: no file below it ends in {ending} (data.reference)")
     return place, found
+
+
+def table_values(config: DataConfig) -> dict[str, int]:
+    """``{name: value}`` of the tables ``*dseg.tsv`` below the label maps' folder (columns index, name); empty without any.
+
+    Raises DataError where two of them give one name, or one value, to different things.
+    """
+    place = config.path_of("root") / "derivatives" / (config.derivative or "")
+    found: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for content, file in sorted({file.read_bytes(): file for file in place.rglob("*dseg.tsv")}.items()):
+        for row in read_table(file, ("index", "name")) if content.strip() else ():
+            index, name = require_cell(file, row, "index"), require_cell(file, row, "name")
+            if not index.isdecimal():
+                raise DataError(f"{file}, line {row.line}: index {index!r} is no number")
+            if found.setdefault(name, int(index)) != int(index) or names.setdefault(int(index), name) != name:
+                raise DataError(
+                    f"{file}, line {row.line}: {name!r} is {index}, but another dseg.tsv below {place} says otherwise; "
+                    "choose one folder with data.derivative"
+                )
+    return found
 
 
 def _images_below(place: Path) -> Iterator[Path]:
