@@ -29,7 +29,8 @@ MODEL_NOTES = (
 QUALITY_NOTES = (
     "Sensitivity and specificity by STAPLE, in the box around all that any reader drew of the structure, so that a larger box "
     "would "
-    "give a higher specificity; means over cases. STAPLE takes readers to err independently: what most of them do wrong is "
+    "give a higher specificity; means over cases. The consensus is made of these readers, so the figures flatter each. STAPLE "
+    "takes readers to err independently: what most of them do wrong is "
     "its truth."
 )
 HEADER = ("structure", "cases", "dice [95 % interval]", "ICC [95 % interval]", "SDC (mL)", "least pairwise dice")
@@ -143,6 +144,7 @@ class Agreement:
                 text(s.least_dice, 4),
             ]
             for s in self.structures
+            if s.cases
         ]
         return [list(HEADER), *rows]
 
@@ -154,6 +156,7 @@ class Agreement:
                 _limits(p.bias_ml, p.low_ml, p.high_ml, 2),
             ]
             for p in self.pairs
+            if p.cases
         ]
         return [list(PAIR_HEADER), *rows]
 
@@ -162,6 +165,8 @@ class Agreement:
         found: dict[str, Table] = {}
         for m in self.models:
             a = m.found
+            if not a.cases and not a.spurious:
+                continue
             row = [printable(m.structure), str(a.cases), text(a.readers, 4), text(a.model, 4)]
             row += [
                 _with(a.difference, a.interval, 4),
@@ -184,9 +189,14 @@ class Agreement:
         ]
         return [list(QUALITY_HEADER), *rows]
 
+    def nowhere(self) -> str:
+        """The structures that no reader drew, which are in no table; empty where there are none."""
+        names = [printable(s.structure) for s in self.structures if not s.cases]
+        return f"No reader drew, so in no table of readers: {', '.join(names)}." if names else ""
+
     def notes(self) -> str:
         """What the tables' columns mean."""
-        said = [NOTES, MODEL_NOTES if self.models else "", QUALITY_NOTES if self.quality else ""]
+        said = [self.nowhere(), NOTES, MODEL_NOTES if self.models else "", QUALITY_NOTES if self.quality else ""]
         return "\n".join(note for note in said if note)
 
     def conclusions(self) -> list[str]:
@@ -231,6 +241,7 @@ class Agreement:
             pairs=self.pair_table(),
             quality=self.quality_table(),
             notes=NOTES,
+            nowhere=self.nowhere(),
             model_notes=MODEL_NOTES,
             quality_notes=QUALITY_NOTES,
             conclusions=self.conclusions(),

@@ -14,8 +14,10 @@ from medseg.statistics.comparison import Difference, Endpoint, ModelScores
 from medseg.statistics.ranking import Ranking
 
 NOTES = (
-    "Difference: second less first, mean over the cases that both define; ↑ higher is better, ↓ lower is better. p: adjusted by "
-    "Holm's method over all rows. r: rank-biserial correlation, positive where the second is better. Win/tie/loss: cases, of the "
+    "Difference: second less first, mean over the cases that both define, its interval that of the row by itself; ↑ higher is "
+    "better, "
+    "↓ lower is better. p: adjusted by Holm's method over all rows. r: rank-biserial correlation, positive where the second "
+    "is better. Win/tie/loss: cases, of the "
     "second model. Outside: cases in no difference. * percentile interval, where BCa is undefined. –: undefined."
 )
 

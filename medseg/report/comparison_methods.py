@@ -49,7 +49,8 @@ def methods_text(
         "Each figure is the mean over cases of the second model less the first, over the cases where both are defined; "
         "signed figures were compared by their absolute value.\n",
         f"Intervals are 95 % bootstrap intervals, bias-corrected and accelerated (BCa) [1], from {RESAMPLES} resamples of "
-        f"whole patients, seed {seed}{_fallback(rows)}. Two paired tests, both two-sided: Wilcoxon's signed-rank test [2] on "
+        f"whole patients, seed {seed}{_fallback(rows)}; each is that of its row alone, not adjusted for multiplicity. Two "
+        "paired tests, both two-sided: Wilcoxon's signed-rank test [2] on "
         "the patients' mean differences, zeros left out; and a permutation test that flips the sign of a patient's "
         f"differences [3], counted out in full up to {EXACT_UP_TO} patients and from {PERMUTATIONS} random draws above. "
         f"{_family(rows)} Effect sizes: matched-pairs rank-biserial correlation r and d_z [6], positive where the second "

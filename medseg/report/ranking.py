@@ -51,7 +51,8 @@ def _cells(r: Ranking, names: Sequence[str]) -> list[str]:
     first = [m for m in range(len(names)) if r.ranks[m] == 1]
     share = ", ".join(f"{100 * r.shares[m, 0]:.0f} %" for m in first)
     tau = "–" if math.isnan(r.tau[0]) else f"{r.tau[0]:.2f} [{r.tau[1]:.2f}, {r.tau[2]:.2f}]".replace("-", "−")
-    cases = f"{r.cases} ({r.unclear} unclear)" if r.unclear else str(r.cases)
+    cases = str(r.cases) if r.cases == r.patients else f"{r.cases} ({r.patients} patients)"
+    cases += f", {r.unclear} unclear" if r.unclear else ""
     return [r.metric, described(r), r.rule, cases, listed, share, tau]
 
 

@@ -77,7 +77,10 @@ def _mean_squares(values: Floats) -> tuple[float, float, float]:
 
 
 def _limits(icc: float, of_cases: float, of_readers: float, error: float, *, n: int, k: int) -> tuple[float, float]:
-    """Limits of the 95 % interval: the ICC itself where readers differ in nothing, NaN where cases and error do not vary."""
+    """Limits of the 95 % interval: the ICC itself where readers differ in nothing, NaN where cases and error do not vary.
+
+    NaN also where the approximation gives limits that do not hold the ICC.
+    """
     from scipy.stats import f
 
     if error == 0 and of_readers == 0:
@@ -88,8 +91,10 @@ def _limits(icc: float, of_cases: float, of_readers: float, error: float, *, n: 
     if squares == 0:
         return math.nan, math.nan
     degrees = (a * of_readers + b * error) ** 2 / squares
-    above, below = f.ppf(0.975, n - 1, degrees), f.ppf(0.975, degrees, n - 1)
     rest = k * of_readers + (k * n - k - n) * error
-    low = n * (of_cases - above * error) / (above * rest + n * of_cases)
-    high = n * (below * of_cases - error) / (rest + n * below * of_cases)
-    return float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above, below = f.ppf(0.975, n - 1, degrees), f.ppf(0.975, degrees, n - 1)
+        low = n * (of_cases - above * error) / (above * rest + n * of_cases)
+        high = n * (below * of_cases - error) / (rest + n * below * of_cases)
+    # Of a negative ICC the approximation of the degrees of freedom fails, and with it the interval.
+    return (float(low), float(high)) if low <= icc <= high else (math.nan, math.nan)

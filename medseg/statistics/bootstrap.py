@@ -62,13 +62,16 @@ def ratio_interval(
 ) -> Interval:
     """The 95 % interval of the sum of ``numerators`` over that of ``denominators``, both (cases,), by whole patients.
 
-    As ``mean_intervals``. None where a patient's denominators sum to 0: a draw of such patients alone has no ratio.
+    As ``mean_intervals``. None where the denominators of some draw sum to 0.
     """
     parts, _ = _by_patient(np.stack([numerators, denominators], axis=1), patients)
-    nothing = Interval(math.nan, math.nan, "", len(parts))
-    if len(parts) < 2 or (parts[:, 1] <= 0).any():
-        return nothing
-    return _intervals(parts[:, :1], parts[:, 1:], seed, resamples)[0]
+    sums, counts = parts[:, :1], parts[:, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        replicates = _replicates(sums, counts, seed, resamples)[:, 0] if len(parts) > 1 else np.array([math.nan])
+        without_each = ((sums.sum() - sums) / (counts.sum() - counts))[:, 0]
+    if not (np.isfinite(replicates).all() and np.isfinite(without_each).all()):
+        return Interval(math.nan, math.nan, "", len(parts))
+    return Interval(*bca_limits(replicates, float(sums.sum() / counts.sum()), without_each), len(parts))
 
 
 def bca_limits(

@@ -51,3 +51,18 @@ def test_volumes_that_differ_by_rounding_alone_have_icc_1(seed):
     volumes = np.random.default_rng(seed).random(5)
     found = reliability(np.stack([volumes, volumes * (1 + 1e-15), volumes / 3 * 3], axis=1))
     assert (found.icc, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_limits_hold_the_icc_or_are_not_stated(seed):
+    rng = np.random.default_rng(seed)
+    values = np.round(rng.normal(size=(int(rng.integers(2, 6)), int(rng.integers(2, 5)))), 1)
+    found = reliability(values)
+    assert math.isnan(found.low) or found.low <= found.icc <= found.high
+
+
+def test_readers_who_contradict_each_other_have_no_interval_and_no_warning():
+    found = reliability(np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]))
+    assert found.icc == pytest.approx(-3.0)  # (0 - 2) / (0 + 2 + 2 (0 - 2) / 3)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)

@@ -78,3 +78,11 @@ def test_readers_who_never_agree_give_no_index():
     nothing = against_readers(np.full(2, math.nan), np.full(2, math.nan), NAMES[:2])
     assert nothing.cases == 0
     assert math.isnan(nothing.difference)
+
+
+def test_one_case_without_any_agreement_leaves_the_index_its_interval():
+    rng = np.random.default_rng(1)
+    between = np.array([0.0, *rng.uniform(0.7, 0.9, 11)])
+    found = against_readers(between, between + 0.02, [str(n) for n in range(12)])
+    assert found.index_interval.method == "BCa"
+    assert found.index_interval.low < found.index < found.index_interval.high

@@ -54,7 +54,11 @@ def test_cases_without_the_structure_in_any_reader_say_nothing_of_it(readers, tm
         save(reader / "c3.nii.gz", boxes(tumour=False))
     found = agree(readers[:2], labels=LABELS)
     assert of(found.structures, structure="tumour").cases == 3
-    nowhere = of(agree(readers[:2], labels=LABELS | {"cyst": 9}).structures, structure="cyst")
+    found = agree(readers[:2], labels=LABELS | {"cyst": 9})
+    assert [row[0] for row in found.table()[1:]] == ["liver", "tumour"]
+    assert len(found.pair_table()) == 3
+    assert found.nowhere().endswith("readers: cyst.")
+    nowhere = of(found.structures, structure="cyst")
     assert nowhere.cases == 0
     assert math.isnan(nowhere.dice)
     assert math.isnan(nowhere.icc)
