@@ -25,6 +25,7 @@ from medseg.cli.info import info
 from medseg.cli.phantom import phantom
 from medseg.cli.plan import plan
 from medseg.cli.power import power
+from medseg.cli.preview import preview
 from medseg.cli.train import train
 from medseg.core.errors import MedsegError
 from medseg.core.files import DISK_FULL
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (check, plan, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
+for verb in (check, plan, preview, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
 app.add_typer(dicom, name="dicom")
 

@@ -29,7 +29,7 @@ MAX_NAMES = 60  # structures in the legend; the rest is counted
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """A view: the RAS voxel axis it looks along, the axes to the right and upward, and the letters at left, right, top, bottom."""
 
     name: str
@@ -40,10 +40,10 @@ class _Plane:
 
 
 # Radiological convention: the patient's right is on the left of the picture; the sagittal view comes from the left.
-_PLANES = (
-    _Plane("axial", 2, 0, 1, "RLAP"),
-    _Plane("coronal", 1, 0, 2, "RLSI"),
-    _Plane("sagittal", 0, 1, 2, "APSI"),
+PLANES = (
+    Plane("axial", 2, 0, 1, "RLAP"),
+    Plane("coronal", 1, 0, 2, "RLSI"),
+    Plane("sagittal", 0, 1, 2, "APSI"),
 )
 
 
@@ -83,15 +83,15 @@ def overlays_png(
     shown = scan.data[0]
     low, high = window or _window(shown, maps)
     planes = planes_of(scan.geometry.shape)
-    at = [_best_slice(maps, plane.along) for plane in planes]
-    present = {int(v) for m, plane, k in _each(maps, planes, at) for v in np.unique(_view(m, plane, k)) if v}
+    at = [best_slice(maps, plane.along) for plane in planes]
+    present = {int(v) for m, plane, k in _each(maps, planes, at) for v in np.unique(view(m, plane, k)) if v}
     listed = [s for s in labels.structures if s.value in present]
     figure, panels = _page(scan, planes, title, legend_rows=1 + (len(listed) + 1) // _columns(listed))
     for axes, plane, k in zip(panels, planes, at, strict=True):
-        _draw_scan(axes, plane, _view(shown, plane, k), scan, (low, high))
-        _draw_prediction(axes, _view(maps[0], plane, k), labels)
+        _draw_scan(axes, plane, view(shown, plane, k), scan, (low, high))
+        _draw_prediction(axes, view(maps[0], plane, k), labels)
         if reference is not None:
-            _draw_reference(axes, _view(maps[1], plane, k))
+            _draw_reference(axes, view(maps[1], plane, k))
         axes.set_title(f"{plane.name}, slice {k + 1} of {shown.shape[plane.along]}", fontsize=9, color="0.2")
     _legend(figure, listed, with_reference=reference is not None)
     image = io.BytesIO()
@@ -101,19 +101,19 @@ def overlays_png(
     return image.getvalue()
 
 
-def planes_of(shape: tuple[int, int, int]) -> tuple[_Plane, ...]:
+def planes_of(shape: tuple[int, int, int]) -> tuple[Plane, ...]:
     """The views worth drawing of a scan of ``shape``: of a single slice, such as a 2D picture, that slice alone.
 
     >>> [plane.name for plane in planes_of((512, 512, 1))]
     ['axial']
     """
-    flat = tuple(plane for plane in _PLANES if shape[plane.along] == 1)
-    return flat if len(flat) == 1 else _PLANES
+    flat = tuple(plane for plane in PLANES if shape[plane.along] == 1)
+    return flat if len(flat) == 1 else PLANES
 
 
 def _each(
-    maps: list[npt.NDArray[Any]], planes: Sequence[_Plane], at: list[int]
-) -> Iterator[tuple[npt.NDArray[Any], _Plane, int]]:
+    maps: list[npt.NDArray[Any]], planes: Sequence[Plane], at: list[int]
+) -> Iterator[tuple[npt.NDArray[Any], Plane, int]]:
     return ((m, plane, k) for m in maps for plane, k in zip(planes, at, strict=True))
 
 
@@ -146,7 +146,7 @@ def _window(data: npt.NDArray[Any], maps: list[npt.NDArray[Any]]) -> tuple[float
     return max(low - margin, float(data.min())), min(high + margin, float(data.max()))
 
 
-def _best_slice(maps: list[npt.NDArray[Any]], along: int) -> int:
+def best_slice(maps: list[npt.NDArray[Any]], along: int) -> int:
     """The slice whose structures' areas, each over its largest, add up highest; the middle one where several do.
 
     A small structure counts up to half as much again, so that it wins where no slice shows it beside the large ones.
@@ -165,14 +165,14 @@ def _best_slice(maps: list[npt.NDArray[Any]], along: int) -> int:
     return int(best[len(best) // 2])
 
 
-def _view(data: npt.NDArray[Any], plane: _Plane, k: int) -> Slice2D:
+def view(data: npt.NDArray[Any], plane: Plane, k: int) -> Slice2D:
     """The slice as a picture (rows upward, columns to the right as radiologists look at it)."""
     # np.take leaves the two other axes in rising order: across before up.
     picture: Slice2D = np.take(data, k, axis=plane.along)[::-1].T
     return picture
 
 
-def _page(scan: Volume, planes: Sequence[_Plane], title: str, *, legend_rows: int) -> tuple[Figure, list[Axes]]:
+def _page(scan: Volume, planes: Sequence[Plane], title: str, *, legend_rows: int) -> tuple[Figure, list[Axes]]:
     size = np.array(scan.geometry.shape) * np.array(scan.geometry.spacing_mm)
     widths = [float(size[p.across]) for p in planes]
     tallest = max(float(size[p.up]) for p in planes)
@@ -185,7 +185,7 @@ def _page(scan: Volume, planes: Sequence[_Plane], title: str, *, legend_rows: in
     return figure, list(figure.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0])
 
 
-def _draw_scan(axes: Axes, plane: _Plane, picture: Slice2D, scan: Volume, window: tuple[float, float]) -> None:
+def _draw_scan(axes: Axes, plane: Plane, picture: Slice2D, scan: Volume, window: tuple[float, float]) -> None:
     spacing = scan.geometry.spacing_mm
     axes.imshow(
         picture,

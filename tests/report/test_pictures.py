@@ -7,7 +7,7 @@ from medseg.core.geometry import Geometry, all_storage_orders
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap, Volume
 from medseg.report.curves import points_of, running_mean, save_curves
-from medseg.report.overlay import _PLANES, _best_slice, _view, save_overlays
+from medseg.report.overlay import PLANES, best_slice, save_overlays, view
 
 RAS = np.diag([1.0, 2.0, 4.0, 1.0])
 LABELS = Labels.from_mapping({"background": 0, "$liver_1$": 1, "tumour": 2})
@@ -26,7 +26,7 @@ def scan():
 
 def test_every_plane_shows_the_right_side_where_its_letters_say(scan):
     _, label_map = scan
-    axial, coronal, sagittal = (_view(label_map.data, p, k) for p, k in zip(_PLANES, (8, 14, 22), strict=True))
+    axial, coronal, sagittal = (view(label_map.data, p, k) for p, k in zip(PLANES, (8, 14, 22), strict=True))
     assert (axial.shape, coronal.shape, sagittal.shape) == ((20, 30), (12, 30), (12, 20))
     # Pictures have their origin at the lower left. Structure 2: right of the patient = left, anterior and superior = up.
     for picture, letters in ((axial, "RLAP"), (coronal, "RLSI")):
@@ -36,15 +36,15 @@ def test_every_plane_shows_the_right_side_where_its_letters_say(scan):
     rows, columns = np.nonzero(sagittal == 2)
     assert columns.mean() < 10  # anterior is at the left
     assert rows.mean() > 6
-    assert [p.letters for p in _PLANES] == ["RLAP", "RLSI", "APSI"]
+    assert [p.letters for p in PLANES] == ["RLAP", "RLSI", "APSI"]
 
 
 def test_best_slice_holds_the_small_structure_too(scan):
     data = scan[1].data
-    for plane in _PLANES:
-        k = _best_slice([data], plane.along)
+    for plane in PLANES:
+        k = best_slice([data], plane.along)
         assert 2 in np.take(data, k, axis=plane.along)
-    assert _best_slice([np.zeros((4, 5, 6), np.uint8)], 2) == 3
+    assert best_slice([np.zeros((4, 5, 6), np.uint8)], 2) == 3
 
 
 def test_overlay_is_a_png_and_the_same_for_every_storage_order(scan, tmp_path):
