@@ -18,6 +18,7 @@ from medseg.data.corrected import TABLE, require_new, write_corrected
 from medseg.data.examine import Examined, unnamed
 from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
+from medseg.data.layouts.common import gathered
 from medseg.data.measure import CaseFacts
 from medseg.data.naming import labels_block, names_beside, yaml_text
 from medseg.data.split import choose_fold, make_splits
@@ -69,18 +70,20 @@ def _diagnosed(config: Config, wrong: ConfigError | None, name: str, progress: P
     findings = [_labels_wrong(wrong)] if wrong else []
     labels = None if wrong else config.structure_labels
     cases: list[Case] = []
-    try:
-        cases = list_cases(config.data, labels)
-    except ConfigError as error:
-        findings.append(_labels_wrong(error))
-        labels = None
-    except MedsegError as error:
-        findings.append(Finding("layout", "error", (), str(error), exit_code=error.exit_code))
-    if labels is None and not cases and not any(one.code == "layout" for one in findings):
+    for wanted in (labels, None) if labels else (None,):  # without labels where the dataset contradicts them
         try:
-            cases = list_cases(config.data)
+            with gathered() as lost:
+                listed = list_cases(config.data, wanted)
+        except ConfigError as error:
+            findings.append(_labels_wrong(error))
+            labels = None
+            continue
         except MedsegError as error:
             findings.append(Finding("layout", "error", (), str(error), exit_code=error.exit_code))
+            break
+        findings += [Finding("layout", "error", ids, str(error), str(error)) for ids, error in lost]
+        cases = [case for case in listed if not any(case.id in ids for ids, _ in lost)]
+        break
     results = list(examined(cases, labels, progress=progress))
     mapping, origin = _names(config, results, labels)
     known = Labels.from_mapping(mapping) if len(mapping) > 1 else config.structure_labels

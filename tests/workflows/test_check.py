@@ -10,6 +10,7 @@ import pytest
 from medseg.cli.app import run
 from medseg.core.yaml import parse_yaml
 from medseg.workflows.check import check
+from medseg.workflows.train import train
 from tests.core.bad_config import ACCEPTED, BAD, GOOD
 from tests.data.bad_dataset import KINDS, Kind
 from tests.data.tiny_dataset import AFFINE, SHAPE, config, pair, save, tiny
@@ -251,3 +252,41 @@ def test_the_schema_of_a_good_config_names_its_folder(tmp_path, monkeypatch):
     found = check("config.yaml")
     assert codes(found) == {"layout"}
     assert "does not exist" in found.problem
+
+
+def test_files_that_are_missing_do_not_hide_the_rest(tmp_path):
+    made = tiny(tmp_path / "data", 7)
+    for n in (0, 1):
+        made.label(n).unlink()
+    made.image(2).unlink()
+    save(made.label(3), np.full(SHAPE, 9, np.uint8))
+    for layout in ("msd", "folder"):
+        found = check(config(made.finish(), layout=layout))
+        lost = {case: one.message for one in found.errors if one.code == "layout" for case in one.cases}
+        assert set(lost) == {"case_00", "case_01", "case_02"}
+        assert "label missing" in lost["case_00"]
+        assert "image missing" in lost["case_02"]
+        assert [one.cases for one in found.errors if one.code == "label-values"] == [("case_03",)]
+        assert [one.id for one in found.cases if one.usable] == ["case_04", "case_05", "case_06"]
+    copied = check(config(made.root), fix=tmp_path / "new").fixed
+    assert copied.left_out == 4
+
+
+def test_names_that_clash_do_not_hide_the_rest(tmp_path):
+    made = tiny(tmp_path / "data", 4)
+    made.cases[1] = dict(made.cases[0])
+    save(made.label(3), np.full(SHAPE, 9, np.uint8))
+    found = check(config(made.finish()))
+    assert codes(found) == {"layout", "label-values"}
+    assert [one.id for one in found.cases] == ["case_02", "case_03"]
+
+
+def test_training_says_what_is_one_scan_and_keeps_it_in_one_fold(tmp_path):
+    made = tiny(tmp_path / "data", 5)
+    cut(made, 4, 1, np.s_[:, :, 2:-2], (246.0, 0, 0))
+    said = []
+    train(config(made.finish(), train={"folds": 4, "fold": 0}), output=tmp_path / "run", say=said.append)
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert any("case_01, case_04 show one scan" in line for line in said)
+    for split in splits["folds"] if isinstance(splits, dict) else splits:
+        assert ("case_01" in split["train"]) == ("case_04" in split["train"])

@@ -51,7 +51,8 @@ def bids(config: DataConfig) -> list[Case]:
             raise DataError(f"{case}: image missing: no {case}_{lost[0]} beside {next(iter(images.values()))}")
     place, labels = _labels(config, cases)
     require_partners(cases, labels, root, place)
-    return [_case(case, [images[c] for c in channels], labels[case], config) for case, images in sorted(cases.items())]
+    whole = [(case, [images[c] for c in channels]) for case, images in sorted(cases.items()) if case in labels]
+    return [_case(case, images, labels[case], config) for case, images in whole]
 
 
 def _case(name: str, images: list[Path], reference: Path, config: DataConfig) -> Case:

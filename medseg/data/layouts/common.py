@@ -2,12 +2,37 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from medseg.core.case import Case, case_id, has_image_suffix, patient_of
 from medseg.core.errors import DataError
+
+_Lost = list[tuple[tuple[str, ...], DataError]]
+_LOST: ContextVar[_Lost | None] = ContextVar("lost", default=None)
+
+
+@contextmanager
+def gathered() -> Iterator[_Lost]:
+    """For the block, what cannot be a case is gathered, by case ids, and the others are listed: for who wants to know it all."""
+    lost: _Lost = []
+    token = _LOST.set(lost)
+    try:
+        yield lost
+    finally:
+        _LOST.reset(token)
+
+
+def _refuse(cases: Sequence[str], message: str) -> None:
+    """Raise DataError, or let ``gathered`` have it; once for each case."""
+    lost = _LOST.get()
+    if lost is None:
+        raise DataError(message)
+    if not any(set(cases) <= set(before) for before, _ in lost):
+        lost.append((tuple(cases), DataError(message)))
 
 
 def require_unique(ids: Iterable[str], where: Path) -> None:
@@ -21,14 +46,14 @@ def require_unique(ids: Iterable[str], where: Path) -> None:
                 if seen[key] == name
                 else "in another letter case or Unicode form (the same file on some systems)"
             )
-            raise DataError(f"{where}: duplicate case id {name!r}: it is there {how}; rename one of them")
+            _refuse([name], f"{where}: duplicate case id {name!r}: it is there {how}; rename one of them")
         seen[key] = name
 
 
-def require_file(path: Path, kind: str, case: str) -> Path:
-    """``path`` if it exists. Raises DataError naming ``kind`` (image or label) and the case."""
+def require_file(path: Path, kind: str, case: str, *, line: str = "") -> Path:
+    """``path`` if it exists. Raises DataError naming ``kind`` (image or label) and the case, on ``line`` of its table."""
     if not path.exists():
-        raise DataError(f"{case}: {kind} missing: {path} was not found")
+        _refuse([case], f"{line}{case}: {kind} missing: {path} was not found")
     return path
 
 
@@ -39,7 +64,7 @@ def require_partners(images: Iterable[str], labels: Iterable[str], image_place: 
         (image_place, "image", sorted(set(labels) - set(images))),
     ):
         if lost:
-            raise DataError(f"{place}: {kind} missing for {', '.join(lost[:5])} ({len(lost)} in all)")
+            _refuse(lost, f"{place}: {kind} missing for {', '.join(lost[:5])} ({len(lost)} in all)")
 
 
 def make_case(

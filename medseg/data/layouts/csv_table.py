@@ -42,11 +42,12 @@ def _image_columns(file: Path, row: Row, asked: tuple[str, ...] | None) -> dict[
 
 
 def _case(file: Path, row: Row, columns: dict[str, str], group: str | None) -> Case:
-    name, where = row.cells["case"], f"{file}, line {row.line}: {row.cells['case']}"
+    name, line = row.cells["case"], f"{file}, line {row.line}: "
     images = [
-        require_file(file.parent / require_cell(file, row, column), "image", where) for column in columns.values()
+        require_file(file.parent / require_cell(file, row, column), "image", name, line=line)
+        for column in columns.values()
     ]
-    label = require_file(file.parent / require_cell(file, row, "label"), "label", where)
+    label = require_file(file.parent / require_cell(file, row, "label"), "label", name, line=line)
     patient = require_cell(file, row, "patient") if "patient" in row.cells else None
     case = make_case(name, images, label, group, channels=[c for c in columns if c], patient=patient)
     return replace(case, fold=_fold(file, row), annotated=structures_in(row.cells.get("annotated", "")))

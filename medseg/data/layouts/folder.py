@@ -29,7 +29,11 @@ def folder(config: DataConfig) -> list[Case]:
         channels = config.channels or _numbers(found[""], labels)
         images = _by_ending(found[""], channels, where)
     require_partners(images, labels, where, place)
-    return [make_case(name, paths, labels[name], config.group, channels=channels) for name, paths in images.items()]
+    return [
+        make_case(name, paths, labels[name], config.group, channels=channels)
+        for name, paths in images.items()
+        if name in labels
+    ]
 
 
 def _of_folders(found: Mapping[str, Mapping[str, Path]], folders: Mapping[str, Path]) -> dict[str, list[Path]]:
