@@ -105,7 +105,7 @@ def _label(case: Case, labels: Labels, grid: Geometry, changes: list[str]) -> tu
     try:
         if whole.min() < 0:
             raise DataError(f"label value {whole.min():g} is negative")
-        data = labels.to_values(labels.to_channels(kept))
+        data = labels.to_values(labels.to_channels(kept.astype(np.int64)))
     except DataError as error:
         raise DataError(f"label {shown(case.reference)}: {error}") from None
     return LabelMap(data, stored.geometry, labels, stored.warnings), True
