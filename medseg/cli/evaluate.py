@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from medseg.report.evaluation import Report
 
 
+MOST_LISTED = 12  # of structures that no file holds
+
+
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A label map, or a folder of them.", readable=False)],
     references: Annotated[
@@ -217,7 +220,9 @@ def _print_tables(report: "Report") -> None:
     if report.names_from and report.labels.structures:
         console.print(f"names by: {printable(report.names_from)}", markup=False, emoji=False)
     if nowhere:
-        console.print(f"in no prediction and no reference: {', '.join(map(printable, nowhere))}", markup=False)
+        more = f" and {len(nowhere) - MOST_LISTED} more" if len(nowhere) > MOST_LISTED else ""
+        listed = ", ".join(map(printable, nowhere[:MOST_LISTED]))
+        console.print(f"in no prediction and no reference: {listed}{more}", markup=False)
     if not report.labels.structures:
         console.print("no structure in any file; --labels FILE names what was looked for", markup=False)
 

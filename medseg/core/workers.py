@@ -24,6 +24,7 @@ from medseg.core.errors import MedsegError, ResourceError
 
 # -P and the path: this very medseg is imported, and no module of the current folder shadows another.
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from medseg.core.workers import serve; serve()"
+_KILLED = -9  # as Linux does where memory runs out
 Child = subprocess.Popen[bytes]
 
 
@@ -94,10 +95,12 @@ def _asked(child: Child, lines: bytes) -> Any:
     if not line.endswith(b"\n"):
         code = child.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise ResourceError(
-            f"a process that worked on several cases {how}, most likely for want of memory; close other programs, or give "
-            "fewer cases at a time"
+        why = (
+            "most likely for want of memory; close other programs"
+            if code == _KILLED
+            else "a library that it uses crashed"
         )
+        raise ResourceError(f"a process that worked on several cases {how}: {why}, and run again")
     told = json.loads(line)
     if "error" not in told:
         return told["answer"]
