@@ -24,11 +24,16 @@ def train(
     fold: Annotated[
         str | None, typer.Option("--fold", help="Number from 0, all, or final (every case is training).")
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", help="Model folder or .safetensors to start from (train.init).", readable=False),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
 ) -> None:
     """Train a network as a config asks, and validate it on whole volumes."""
     overrides = key_values(settings)
-    overrides |= {key: value for key, value in (("device", device), ("train.fold", fold)) if value is not None}
+    given = {"device": device, "train.fold": fold, "train.init": None if init is None else str(init)}
+    overrides |= {key: value for key, value in given.items() if value is not None}
     from medseg.cli.console import note_line, progress_bars
     from medseg.core.config import load_config
 

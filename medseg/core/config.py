@@ -105,6 +105,7 @@ class TrainConfig(_Section):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] = 0
     folds: Annotated[StrictInt, Field(ge=2, le=1000)] = 5
     fold: Annotated[int | str, BeforeValidator(_fold)] = 0
+    init: Path | None = None
 
     @model_validator(mode="after")
     def _some_length(self) -> "TrainConfig":
@@ -239,7 +240,7 @@ def override(content: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Make the relative paths of a raw config absolute, in place."""
-    for section, keys in ((content.get("data"), DATA_PATHS), (content, ("output",))):
+    for section, keys in ((content.get("data"), DATA_PATHS), (content.get("train"), ("init",)), (content, ("output",))):
         if isinstance(section, dict):
             for key in keys:
                 if key in section:
@@ -261,7 +262,7 @@ def _set(content: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(target, dict):
             raise ConfigError(f"--set {key}={text}: {section} is not a section")
     value = parse_scalar(text)
-    if value is not None and key in ("output", *(f"data.{name}" for name in DATA_PATHS)):
+    if value is not None and key in ("output", "train.init", *(f"data.{name}" for name in DATA_PATHS)):
         value = _absolute(value if isinstance(value, dict) else text, Path.cwd(), f"--set {key}")
     target[last] = value
 

@@ -32,7 +32,8 @@ MOST_VALIDATIONS = 10
 MEASURING_SHARE = 0.04  # of a budget may go to timing the steps of one network
 FEWEST_TIMED, MOST_TIMED = 4, 20
 COMPILED_STEPS, COMPILED_SECONDS = 5_000, 1_800.0  # a shorter run is over before torch.compile has paid
-WANTED_STEPS = {32: 5_000, 16: 1_000}  # a network of so many features is taken only if it can make so many steps
+# A network of so many features is taken only if it can make so many steps; 48 and 24 are the widths of swin_unetr.
+WANTED_STEPS = {48: 5_000, 32: 5_000, 24: 1_000, 16: 1_000}
 
 
 def max_patch_voxels(device: torch.device) -> int:

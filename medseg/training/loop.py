@@ -15,6 +15,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.loader import cases_of
 from medseg.data.store import StoredCase
 from medseg.training.checkpoint import load_checkpoint, save_checkpoint
+from medseg.training.init import begin
 from medseg.training.interrupt import Stopped, stop_flag
 from medseg.training.log import Row, read_log, write_log
 from medseg.training.step import Stepper
@@ -46,6 +47,7 @@ def train_loop(
     and DataError when loss or weights are no longer finite: the last checkpoint is then of a step before.
     """
     stepper = Stepper(plan, stored, device, team)
+    begin(folder.parent, stepper.network, stepper.ema)
     first, losses = _restored(folder, stepper, team)
     rows = read_log(folder / "log.csv", until=first)
     waiting: list[Tensor] = []  # losses that the device may still be working on

@@ -12,16 +12,19 @@ from medseg.core.progress import Progress, silent
 from medseg.data.check import check_dataset, structures_in
 from medseg.data.fingerprint import fingerprint
 from medseg.data.layouts import list_cases
-from medseg.data.planning import Frame, make_frame
+from medseg.data.planning import Frame
 from medseg.data.split import choose_fold, make_splits
 from medseg.training.device import choose_device
-from medseg.training.fit import draft_plan, max_patch_voxels
+from medseg.training.init import planned, starting_point
 from medseg.training.parts import require_network, require_parts
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A checked dataset with its first fold: ``training`` and ``held_out`` cases. ``draft`` lacks what waits for the time."""
+    """A checked dataset with its first fold: ``training`` and ``held_out`` cases. ``draft`` lacks what waits for the time.
+
+    ``config`` is the one to plan by: as asked, or as a model to start from changes it.
+    """
 
     device: torch.device
     cases: Sequence[Case]
@@ -30,6 +33,7 @@ class Prepared:
     fingerprint: Fingerprint
     frame: Frame
     draft: Plan
+    config: Config
 
 
 def prepare(config: Config, *, progress: Progress = silent) -> Prepared:
@@ -43,8 +47,7 @@ def prepare(config: Config, *, progress: Progress = silent) -> Prepared:
     cases = list_cases(config.data, labels)
     facts = check_dataset(cases, labels, progress=progress)
     measured = fingerprint(facts)
-    frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
-    draft = draft_plan(config, measured, frame, device)
+    planning, frame, draft = planned(config, measured, device, processes=1, start=starting_point(config))
     require_network(draft)
     asked = config.train
     splits = []
@@ -55,4 +58,4 @@ def prepare(config: Config, *, progress: Progress = silent) -> Prepared:
     split = choose_fold(splits, 0 if asked.fold == "all" else asked.fold, cases)
     by_id = {case.id: case for case in cases}
     training, held_out = ([by_id[name] for name in split[side]] for side in ("train", "validation"))
-    return Prepared(device, cases, training, held_out, measured, frame, draft)
+    return Prepared(device, cases, training, held_out, measured, frame, draft, planning)

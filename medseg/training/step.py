@@ -15,6 +15,7 @@ from medseg.data.loader import Batch, load_batch
 from medseg.data.store import StoredCase
 from medseg.losses import LOSSES
 from medseg.losses.deep_supervision import deep_supervision
+from medseg.models import supervision_weights
 from medseg.models.bundle import network_for, weights_of
 from medseg.training.ema import Ema
 from medseg.training.fabric import make_fabric
@@ -58,7 +59,7 @@ class Stepper:
         if plan.precision == "fp16":
             never_fused(optimizer)
         self.schedule = build("schedule", SCHEDULES, plan.schedule, plan.steps)
-        objective = Objective(network, deep_supervision(build("loss", LOSSES, plan.loss)))
+        objective = Objective(network, deep_supervision(build("loss", LOSSES, plan.loss), supervision_weights(network)))
         self.fabric = make_fabric(device, plan.precision, team)
         whole = torch.compile(objective) if plan.compile else objective
         self._objective, self.optimizer = self.fabric.setup(whole, optimizer)

@@ -38,7 +38,7 @@ def plan(
         peak = process + step_bytes(drafted)
         return Planned(drafted, prepared.fingerprint, str(prepared.device), peak, waiting=waiting)
     with enough_memory(prepared.device):
-        found = timed_plan(asked, prepared, seconds_before=checking, progress=progress)
+        found = timed_plan(prepared.config, prepared, seconds_before=checking, progress=progress)
     decided, held_out = found.plan, len(prepared.held_out)
     while_training = decided.steps // decided.validate_every * decided.validation_cases if held_out else 0
     cost = Cost(

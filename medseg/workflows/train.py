@@ -18,14 +18,14 @@ from medseg.data.check import CaseFacts, check_dataset, joined, structures_in, w
 from medseg.data.fingerprint import fingerprint
 from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases, remarks
-from medseg.data.planning import make_frame
 from medseg.data.split import choose_fold, make_splits, unlearnt
 from medseg.data.store import StoredCase, build_store
 from medseg.data.transforms import loading
 from medseg.report.evaluation import Report
 from medseg.report.training import TrainResult
 from medseg.training.device import choose_device, enough_memory, own_device
-from medseg.training.fit import draft_plan, fitted_plan, max_patch_voxels
+from medseg.training.fit import fitted_plan
+from medseg.training.init import Start, planned, save_first_weights, starting_point
 from medseg.training.parts import require_network, require_parts
 from medseg.training.run_folder import (
     folder_of,
@@ -79,15 +79,17 @@ def _train(
 ) -> TrainResult:
     started = time.monotonic()
     require_parts(config, device)
+    start = starting_point(config, folder)
     with ExitStack() as held:
         if here.leads:
-            cases, measured = _start(config, folder, device, here, held, resume=resume, progress=progress, say=say)
+            cases, measured = _start(
+                config, folder, device, here, held, start, resume=resume, progress=progress, say=say
+            )
         here.wait()
         if not here.leads:
             cases, measured = list_cases(config.data, config.structure_labels), saved_fingerprint(folder)
         chosen = _chosen(config, saved_splits(folder), cases)
-        frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
-        draft = draft_plan(config, measured, frame, device, processes=here.count)
+        asked, frame, draft = planned(config, measured, device, processes=here.count, start=start)
         plan = saved_plan(folder)
         stored = _stored(folder, cases, plan or draft)
         if plan is None:
@@ -95,7 +97,7 @@ def _train(
             held_out = pick(cases, first["validation"])
             plan = fitted_plan(
                 draft,
-                config,
+                asked,
                 frame,
                 [stored[case] for case in first["train"]],
                 device,
@@ -106,6 +108,10 @@ def _train(
             )
             if here.leads:
                 save_plan(folder, plan)
+            here.wait()
+        if start is not None:
+            if here.leads:
+                say(save_first_weights(folder, plan, start))
             here.wait()
         require_team(folder, plan, here)
         say(_plan_line(plan))
@@ -129,6 +135,7 @@ def _start(
     device: torch.device,
     here: Team,
     held: ExitStack,
+    start: Start | None,
     *,
     resume: bool,
     progress: Progress,
@@ -141,8 +148,7 @@ def _start(
     facts = check_dataset(cases, labels, progress=progress)
     cases = joined(cases, facts)
     measured = fingerprint(facts)
-    frame = make_frame(config, measured, max_voxels=max_patch_voxels(device))
-    draft = draft_plan(config, measured, frame, device, processes=here.count)
+    _, _, draft = planned(config, measured, device, processes=here.count, start=start)
     require_network(draft)
     splits = _splits(config, cases, facts)
     _chosen(config, splits, cases)
