@@ -12,6 +12,13 @@ from medseg.core.errors import DataError
 Split = dict[str, list[str]]
 
 
+def told_splits(cases: Sequence[Case], file: Path | None) -> list[Split] | None:
+    """The splits in ``file``, else those of the cases' own folds; None where nobody made any. Raises DataError for a leak."""
+    if file is not None:
+        return read_splits(file, cases)
+    return splits_of_folds(cases) if any(case.fold is not None for case in cases) else None
+
+
 def read_splits(file: Path, cases: Sequence[Case]) -> list[Split]:
     """The folds in ``file``: a list of ``{"train": ids, "validation": ids}``, where nnU-Net writes ``val``.
 

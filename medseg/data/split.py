@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from medseg.core.case import Case
 from medseg.core.errors import ConfigError, DataError
-from medseg.data.given_splits import Split, check_split, read_splits, splits_of_folds
+from medseg.data.given_splits import Split, check_split, told_splits
 
 
 def make_splits(
@@ -18,11 +18,7 @@ def make_splits(
 
     ``present``: the structures in each case, by its id. Raises DataError for a leak in any of them.
     """
-    if given is not None:
-        return read_splits(given, cases)
-    if any(case.fold is not None for case in cases):
-        return splits_of_folds(cases)
-    return split_by_patient(cases, folds=folds, seed=seed, present=present)
+    return told_splits(cases, given) or split_by_patient(cases, folds=folds, seed=seed, present=present)
 
 
 def split_by_patient(

@@ -16,7 +16,7 @@ from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.check import CaseFacts, check_dataset, joined, structures_in, warnings_of
 from medseg.data.fingerprint import fingerprint
-from medseg.data.given_splits import Split
+from medseg.data.given_splits import Split, told_splits
 from medseg.data.layouts import list_cases, remarks
 from medseg.data.split import choose_fold, make_splits, unlearnt
 from medseg.data.store import StoredCase, build_store
@@ -145,6 +145,8 @@ def _start(
     require_free(folder, config, resume=resume)
     labels = config.structure_labels
     cases = list_cases(config.data, labels)
+    if config.train.fold != "final":
+        told_splits(cases, config.data.splits)  # a leak in them is told before hours of reading
     facts = check_dataset(cases, labels, progress=progress)
     cases = joined(cases, facts)
     measured = fingerprint(facts)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from medseg.core.config import config_from
-from medseg.core.errors import Interrupted
+from medseg.core.errors import DataError, Interrupted
 from medseg.core.scores import ScoredCase
 from medseg.data.given_splits import check_split
 from medseg.data.layouts import list_cases
@@ -93,6 +93,17 @@ def test_given_splits_and_a_patient_column_go_all_the_way(tmp_path, no_pictures)
     cases = list_cases(config_from(again).data)
     for split in json.loads(splits.read_text()):
         check_split(split, cases)
+
+
+def test_a_leak_in_given_splits_is_told_before_anything_is_read(root, tmp_path):
+    given = tmp_path / "splits.json"
+    given.write_text(json.dumps([{"train": ["case_00", "case_01"], "val": ["case_02", "case_03"]}]))
+    content = config(root, data={"splits": str(given), "group": r"case_\d(?=[03])|case_0[12]"})
+    read = []
+    with pytest.raises(DataError, match=r"case_00 \(training\) and case_03 \(validation\) are of one patient"):
+        train(content, output=tmp_path / "run", progress=lambda *told: read.append(told))
+    assert not read
+    assert not (tmp_path / "run").exists()
 
 
 def report_of(*cases):
