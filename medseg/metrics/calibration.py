@@ -22,7 +22,7 @@ MARGIN_MM = 10.0
 CALIBRATION = (
     f"over the box around the reference, {MARGIN_MM:g} mm wider on every side; ece in {BINS} bins of equal width; ece and brier "
     "of each structure against the rest, ece_top_label of the most probable label and brier_multiclass of all labels together, "
-    "over the box around all structures; undefined without a reference"
+    "over the box around all structures; undefined without a reference; a missed structure is scored as any other"
 )
 
 

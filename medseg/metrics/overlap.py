@@ -7,8 +7,8 @@ The one policy for empty masks, for every figure of a structure and every mean o
   (specificity 1, accuracy near 1): were it otherwise, a model could raise a mean by missing what it finds hard. Distances
   are the image's diagonal, farther than any that can be measured; or by choice undefined, and then so is every mean that
   would leave the missed case out;
-- spurious (prediction only): dice, iou, precision and nsd are 0, distances as where missed; recall is undefined, as it is
-  for any structure without a reference, whatever was predicted, so nothing is gained by it;
+- spurious (prediction only): dice, iou, boundary_iou, cldice, precision and nsd are 0, distances as where missed; recall is
+  undefined, as it is for any structure without a reference, whatever was predicted, so nothing is gained by it;
 - amounts (volumes, their differences, numbers of lesions) are what they are, neither good nor bad by themselves.
 """
 
@@ -28,7 +28,8 @@ def empty_mask_policy(missed: Missed = "diagonal") -> str:
     return (
         "both empty: overlap and distances undefined, counted as undefined and left out of means; "
         f"missed (reference only): every ratio 0 (precision, specificity and accuracy too), {_DISTANCES[missed]}, counted; "
-        f"spurious (prediction only): dice, iou, precision and nsd 0, recall undefined, {_DISTANCES[missed]}, counted; "
+        f"spurious (prediction only): dice, iou, boundary_iou, cldice, precision and nsd 0, recall undefined, "
+        f"{_DISTANCES[missed]}, counted; "
         "volumes, volume differences and counts of lesions are amounts, neither good nor bad by themselves"
     )
 

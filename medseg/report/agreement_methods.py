@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from medseg.core.provenance import versions
 from medseg.core.text import printable
+from medseg.report.cited import Cited
 from medseg.statistics.bootstrap import RESAMPLES
 
 if TYPE_CHECKING:
@@ -23,24 +24,9 @@ SOURCES = {
 }
 
 
-class _Cited:
-    """Sources numbered in the order in which they are cited."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def __call__(self, name: str) -> str:
-        if name not in self.names:
-            self.names.append(name)
-        return f"[{self.names.index(name) + 1}]"
-
-    def listed(self) -> str:
-        return "".join(f"{n}. {SOURCES[name]}\n" for n, name in enumerate(self.names, 1))
-
-
 def methods_text(found: "Agreement") -> str:
     """Markdown: cases, agreement, models, consensus, versions, sources."""
-    cite = _Cited()
+    cite = Cited(SOURCES)
     people = len(set(found.patients.values()))
     units = (
         f"{people} patients (by the expression `{found.group}` on the case id)"
@@ -66,7 +52,7 @@ def methods_text(found: "Agreement") -> str:
     return "\n".join([*(part for part in parts if part), cite.listed()])
 
 
-def _models(found: "Agreement", cite: _Cited) -> str:
+def _models(found: "Agreement", cite: Cited) -> str:
     if not found.models:
         return ""
     names = ", ".join(dict.fromkeys(m.model for m in found.models))
@@ -92,7 +78,7 @@ def _models(found: "Agreement", cite: _Cited) -> str:
     )
 
 
-def _consensus(found: "Agreement", cite: _Cited) -> str:
+def _consensus(found: "Agreement", cite: Cited) -> str:
     if found.consensus is None:
         return ""
     left = (

@@ -5,23 +5,22 @@ from typing import Any
 
 from medseg.core.provenance import versions
 from medseg.metrics import empty_mask_policy
+from medseg.report.cited import Cited
 from medseg.statistics.bootstrap import RESAMPLES
 from medseg.statistics.comparison import Difference, Endpoint, ModelScores
 from medseg.statistics.paired import EXACT_UP_TO, PERMUTATIONS
 from medseg.statistics.ranking import RANK_RESAMPLES, Ranking
 
-SOURCES = """\
-1. Efron 1987, doi:10.1080/01621459.1987.10478410 (BCa intervals)
-2. Wilcoxon 1945, doi:10.2307/3001968
-3. Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585
-4. Holm 1979, Scandinavian Journal of Statistics 6:65-70
-5. Piaggio et al. 2012, doi:10.1001/jama.2012.87802 (non-inferiority, CONSORT)
-6. Kerby 2014, doi:10.2466/11.IT.3.1; Lakens 2013, doi:10.3389/fpsyg.2013.00863
-"""
-RANKING_SOURCES = """\
-7. Wiesenfarth et al. 2021, doi:10.1038/s41598-021-82017-6 (stability of rankings)
-8. Kendall 1945, doi:10.1093/biomet/33.3.239 (tau-b)
-"""
+SOURCES = {
+    "bca": "Efron 1987, doi:10.1080/01621459.1987.10478410 (BCa intervals)",
+    "wilcoxon": "Wilcoxon 1945, doi:10.2307/3001968",
+    "flips": "Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585",
+    "holm": "Holm 1979, Scandinavian Journal of Statistics 6:65-70",
+    "margin": "Piaggio et al. 2012, doi:10.1001/jama.2012.87802 (non-inferiority, CONSORT)",
+    "effects": "Kerby 2014, doi:10.2466/11.IT.3.1; Lakens 2013, doi:10.3389/fpsyg.2013.00863",
+    "stability": "Wiesenfarth et al. 2021, doi:10.1038/s41598-021-82017-6 (stability of rankings)",
+    "tau": "Kendall 1945, doi:10.1093/biomet/33.3.239 (tau-b)",
+}
 
 
 def methods_text(
@@ -37,6 +36,7 @@ def methods_text(
     rankings: Sequence[Ranking] = (),
 ) -> str:
     """Markdown: cases, differences, intervals, tests, margin, ranking, what lies outside the differences, versions, sources."""
+    cite = Cited(SOURCES)
     people = len(set(patients.values()))
     units = (
         f"{people} patients (by the expression `{group}` on the case id)" if group else "each case taken as one patient"
@@ -48,24 +48,26 @@ def methods_text(
         f"{len(models)} models ({names}) were compared on {len(patients)} cases, {units}. Endpoints: {_listed(endpoints)}. "
         "Each figure is the mean over cases of the second model less the first, over the cases where both are defined; "
         "signed figures were compared by their absolute value.\n",
-        f"Intervals are 95 % bootstrap intervals, bias-corrected and accelerated (BCa) [1], from {RESAMPLES} resamples of "
+        f"Intervals are 95 % bootstrap intervals, bias-corrected and accelerated (BCa) {cite('bca')}, from {RESAMPLES} "
+        "resamples of "
         f"whole patients, seed {seed}{_fallback(rows)}; each is that of its row alone, not adjusted for multiplicity. Two "
-        "paired tests, both two-sided: Wilcoxon's signed-rank test [2] on "
+        f"paired tests, both two-sided: Wilcoxon's signed-rank test {cite('wilcoxon')} on "
         "the patients' mean differences, zeros left out; and a permutation test that flips the sign of a patient's "
-        f"differences [3], counted out in full up to {EXACT_UP_TO} patients and from {PERMUTATIONS} random draws above. "
-        f"{_family(rows)} Effect sizes: matched-pairs rank-biserial correlation r and d_z [6], positive where the second "
+        f"differences {cite('flips')}, counted out in full up to {EXACT_UP_TO} patients and from {PERMUTATIONS} random draws "
+        "above. "
+        f"{_family(rows, cite)} Effect sizes: matched-pairs rank-biserial correlation r and d_z {cite('effects')}, positive "
+        "where the second "
         "model is better.\n",
-        _margin_text(rows),
-        _ranking_text(rankings, seed),
+        _margin_text(rows, cite),
+        _ranking_text(rankings, seed, cite),
         f"{_tolerances(endpoints, judged)}Empty masks: {policy}. "
         "A case that only one model defines is in no difference; it counts as a loss of the "
         "model that missed the structure, claimed one where there is none, or gave no prediction, and bars a claim of "
         "non-inferiority for that model; a distance that a miss left undefined withholds every figure of its row but wins and "
         f"losses. {_outside(rows)}{_skipped(skipped)}\n",
         f"Software: {_software()}.\n",
-        SOURCES + (RANKING_SOURCES if rankings else ""),
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n".join([*(part for part in parts if part), cite.listed()])
 
 
 def _tolerances(endpoints: Sequence[Endpoint], judged: Mapping[str, Any]) -> str:
@@ -101,26 +103,28 @@ def _fallback(rows: Sequence[Difference]) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _family(rows: Sequence[Difference]) -> str:
+def _family(rows: Sequence[Difference], cite: Cited) -> str:
     tested = sum(r.wilcoxon_p == r.wilcoxon_p for r in rows)
     return (
-        f"For each test p was adjusted by Holm's method [4]; the family is all {tested} rows of the comparison that could be "
+        f"For each test p was adjusted by Holm's method {cite('holm')}; the family is all {tested} rows of the comparison "
+        "that could be "
         "tested (every metric, structure and pair of models)."
     )
 
 
-def _margin_text(rows: Sequence[Difference]) -> str:
+def _margin_text(rows: Sequence[Difference], cite: Cited) -> str:
     margins = {r.endpoint.metric: r.margin for r in rows if r.non_inferior is not None}
     if not margins:
         return ""
     listed = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
     return (
         f"The second model counts as not inferior where the 95 % interval lies wholly on the good side of the margin ({listed}), "
-        "which is a one-sided test at 2.5 % [5], not adjusted for multiplicity; without a BCa interval nothing is claimed.\n"
+        f"which is a one-sided test at 2.5 % {cite('margin')}, not adjusted for multiplicity; without a BCa interval nothing "
+        "is claimed.\n"
     )
 
 
-def _ranking_text(rankings: Sequence[Ranking], seed: int) -> str:
+def _ranking_text(rankings: Sequence[Ranking], seed: int, cite: Cited) -> str:
     if not rankings:
         return ""
     return (
@@ -132,8 +136,9 @@ def _ranking_text(rankings: Sequence[Ranking], seed: int) -> str:
         "case; one that "
         "rightly found nothing where another claimed a structure was the first in that case. Stability: the ranking was "
         "repeated on "
-        f"{RANK_RESAMPLES} bootstrap samples of whole patients, seed {seed} [7], and compared with that of all cases by "
-        "Kendall's tau-b [8]. "
+        f"{RANK_RESAMPLES} bootstrap samples of whole patients, seed {seed} {cite('stability')}, and compared with that of "
+        "all cases by "
+        f"Kendall's tau-b {cite('tau')}. "
         "It describes; it tests nothing.\n"
     )
 

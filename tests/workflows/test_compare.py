@@ -270,3 +270,15 @@ def test_a_model_without_a_prediction_is_ranked_last(models, tmp_path):
     result = compare([a, b, tmp_path / "c"], **given)
     assert result.rankings[0].ranks.tolist() == [1, 3, 2]
     assert json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_sources_are_numbered_as_they_are_cited_and_none_is_listed_that_is_not(models):
+    import re
+
+    a, b, reference = models
+    for margin in (None, 0.02):
+        text = compare([a, b], reference=reference, metrics=["dice"], margin=margin).methods()
+        body, _, sources = text.partition("\n1. ")
+        cited = [int(n) for n in re.findall(r"\[(\d+)\]", body)]
+        assert list(dict.fromkeys(cited)) == list(range(1, 2 + len(re.findall(r"\n\d+\. ", sources))))
+        assert ("jama" in sources) == (margin is not None)
