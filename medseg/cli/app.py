@@ -22,6 +22,7 @@ from medseg.cli.dicom import dicom
 from medseg.cli.evaluate import evaluate
 from medseg.cli.infer import infer
 from medseg.cli.info import info
+from medseg.cli.list import list_parts
 from medseg.cli.phantom import phantom
 from medseg.cli.plan import plan
 from medseg.cli.power import power
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 for verb in (check, plan, preview, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
+app.command("list")(list_parts)
 app.add_typer(dicom, name="dicom")
 
 

@@ -65,6 +65,7 @@ def surface(label_map: LabelMap, value: int, box: Box, space: Space) -> tuple[Po
 def _in_space(
     contents: Callable[[Segmentation, Space], Mapping[Path, bytes]], space: Space, segmentation: Segmentation
 ) -> Mapping[Path, bytes]:
+    """The surface of each structure, in millimetres of RAS, or of LPS where the name ends so."""
     return contents(segmentation, space)
 
 

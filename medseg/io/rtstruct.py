@@ -15,6 +15,7 @@ def _paths(place: Path, labels: Labels) -> tuple[Path, ...]:
 
 
 def _contents(segmentation: Segmentation) -> Mapping[Path, bytes]:
+    """A DICOM RT Structure Set: the contours of each structure on the slices of its series."""
     from medseg.io.dicom_rtstruct import rtstruct
 
     return rtstruct(segmentation)
