@@ -95,6 +95,7 @@ def _diagnosed(config: Config, wrong: ConfigError | None, name: str, progress: P
     if labels and cases:
         findings += [Finding("left-out", "warning", (), remark) for remark in remarks(config.data, labels)]
     findings += odd_but_usable(facts, labels or known, modality=config.modality, fold_of=folds)
+    findings += _parts(config)
     unfit = labels is None or any(one.code == "label-values" for one in findings)
     diagnosis = Diagnosis(
         config=name,
@@ -153,6 +154,20 @@ def _config(
 
 def _labels_wrong(error: ConfigError) -> Finding:
     return Finding("labels", "error", (), f"{error}; paste the labels below, with names of your own", str(error), 2)
+
+
+def _parts(config: Config) -> list[Finding]:
+    """What the config names that cannot be built, and a device that is not here."""
+    from medseg.training.device import choose_device  # torch is loaded only once the data is read
+    from medseg.training.parts import require_parts
+
+    try:
+        require_parts(config, choose_device(config.device))
+    except ConfigError as error:
+        return [Finding("config", "error", (), str(error), str(error), error.exit_code)]
+    except MedsegError as error:
+        return [Finding("device", "info", (), str(error))]
+    return []
 
 
 def _names(config: Config, results: Sequence[Examined], labels: Labels | None) -> tuple[dict[str, int], str]:

@@ -16,8 +16,6 @@ from tests.data.bad_dataset import KINDS, Kind
 from tests.data.tiny_dataset import AFFINE, SHAPE, config, pair, save, tiny
 from tests.workflows.train_command import missing_hints, tree, written
 
-PARTS_OF_TORCH = ("y-exec-dollar", "y-exec-import")  # names of networks, which a check of data does not build
-
 
 @pytest.mark.parametrize("layout", ["msd", "folder"])
 @pytest.mark.parametrize(("name", "kind"), KINDS.items(), ids=KINDS)
@@ -41,7 +39,7 @@ def test_every_kind_of_dataset_is_judged_as_the_policy_says(name: str, kind: Kin
         assert kind.expected == "ok" or not missing_hints(" ".join(out.replace("│", " ").split()), kind.hint), out
 
 
-@pytest.mark.parametrize("row", [r for r in BAD if r.id not in PARTS_OF_TORCH], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", BAD, ids=lambda row: row.id)
 def test_every_bad_config_is_refused_with_its_cause(row, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny(tmp_path / "data").finish()
