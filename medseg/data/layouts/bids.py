@@ -21,8 +21,9 @@ _SUBJECT = re.compile(r"sub-[^_]+")
 
 
 def bids(config: DataConfig) -> list[Case]:
-    """One case for what comes before the channel in the names of images: ``sub-01_ses-02`` of ``sub-01_ses-02_T1w.nii.gz``.
+    """One case for each BIDS scan, ``sub-01_ses-02`` of ``sub-01_ses-02_T1w.nii.gz``, its label map below ``derivatives``.
 
+    A case is what comes before the channel in the names of its images.
     ``channels`` are ends of names (``T1w``, ``acq-tra_T2w``; the longest counts). Its label map ends in ``reference``
     (``dseg`` where nothing is said) and lies below ``derivatives/``, or its folder ``derivative``. Raises DataError
     naming the case.

@@ -15,8 +15,9 @@ _PREFIX = "image_"
 
 
 def csv_table(config: DataConfig) -> list[Case]:
-    """One case for each row of ``table``; relative paths start at its folder. Raises DataError with the line.
+    """One case for each row of ``table``: case, image or image_CHANNEL, label; patient, fold and annotated if known.
 
+    Relative paths start at its folder. Raises DataError with the line.
     ``channels`` chooses among the columns ``image_<channel>`` and orders them; without it their order is the table's.
     """
     file = config.path_of("table")

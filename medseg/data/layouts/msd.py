@@ -13,7 +13,10 @@ from medseg.data.layouts.common import channel_names, make_case, read_dataset_js
 
 
 def msd(config: DataConfig) -> list[Case]:
-    """The cases that ``root/dataset.json`` lists under ``training``. Raises DataError naming file and case."""
+    """The Decathlon's: the cases that ``root/dataset.json`` lists under ``training``; channels are an image's 4th axis.
+
+    Raises DataError naming file and case.
+    """
     root = config.path_of("root")
     content = read_dataset_json(root, "msd")
     listed, channels = _training(root, content), channel_names(content)

@@ -23,7 +23,7 @@ _IGNORE = "ignore"
 
 
 def nnunet(config: DataConfig) -> list[Case]:
-    """The cases in ``root/imagesTr`` and ``labelsTr``, or those that dataset.json lists under ``dataset``.
+    """nnU-Net's: ``imagesTr/CASE_0000.ext`` for each channel and ``labelsTr/CASE.ext`` in ``root``, or listed in ``dataset``.
 
     ``channels`` chooses among its ``channel_names`` and orders them. Raises DataError naming file and case.
     """
