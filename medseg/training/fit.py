@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,11 +27,12 @@ from medseg.training.device import bf16_pays, compile_pays
 from medseg.training.optimizers import DEFAULT_LEARNING_RATE
 from medseg.training.step import Stepper
 
-SAFETY = 0.94  # of the time that is left is planned; the rest absorbs a machine that slows down
+SAFETY = 0.96  # of the time that is left is planned; the rest absorbs a machine that slows down a little
+LAST_SECONDS = 5.0  # for the pictures and the model folder after the last step
 VALIDATION_SHARE = 0.08  # of a budget goes to validation while training
 MOST_VALIDATIONS = 10
 MEASURING_SHARE = 0.04  # of a budget may go to timing the steps of one network
-FEWEST_TIMED, MOST_TIMED = 4, 20
+FEWEST_TIMED, MOST_TIMED = 4, 100
 COMPILED_STEPS, COMPILED_SECONDS = 5_000, 1_800.0  # a shorter run is over before torch.compile has paid
 # A network of so many features is taken only if it can make so many steps; 48 and 24 are the widths of swin_unetr.
 WANTED_STEPS = {48: 5_000, 32: 5_000, 24: 1_000, 16: 1_000}
@@ -171,11 +173,11 @@ def fitted_plan(
         wanted = WANTED_STEPS.get(rung.architecture.options["features"][0], 0)
         too_long = left() / wanted if wanted else math.inf
         best = measured(rung, too_long)
-        if best.step <= too_long and (limit is None or _steps(best, left(), validation_cases) >= wanted):
+        if best.step <= too_long and (limit is None or _steps(best, left(), config, validation_cases) >= wanted):
             break
     else:
         best = measured(smallest, math.inf)
-    steps = counted or _steps(best, left(), validation_cases)
+    steps = counted or _steps(best, left(), config, validation_cases)
     return _with_length(best, steps, config, validation_cases)
 
 
@@ -201,20 +203,34 @@ def _batch(rung: Rung, draft: Plan) -> int:
     return 1 if rung.light and math.prod(draft.patch_size) > 120_000 else 2
 
 
-def _steps(timing: Timing, seconds: float, validation_cases: int) -> int:
-    """Steps in ``seconds``, when the final validation and a share for the running ones are set aside."""
-    left = seconds - timing.case * validation_cases
-    share = 1.0 - (VALIDATION_SHARE if validation_cases else 0.0)
-    return max(1, int(max(left, 0.1 * seconds) * share * SAFETY / timing.step))
+def _steps(timing: Timing, seconds: float, config: Config, validation_cases: int) -> int:
+    """Steps in ``seconds``, less what the final validation and those on the way will take."""
+    last = timing.case * validation_cases + min(LAST_SECONDS, 0.1 * seconds)
+    left = max(SAFETY * seconds - last, 0.1 * seconds)
+    fits, most = 1, max(1, int(left / timing.step))
+    while fits < most:  # halve what is between, since validations come in whole cases
+        steps = (fits + most + 1) // 2
+        every, cases = _validations(timing, steps, config, validation_cases)
+        seconds = steps * timing.step + (steps - 1) // every * cases * timing.case
+        fits, most = (steps, most) if seconds <= left else (fits, steps - 1)
+    return fits
 
 
-def _with_length(timing: Timing, steps: int, config: Config, validation_cases: int) -> Plan:
-    """``timing.plan`` with its steps, how often and on how many cases it validates meanwhile, and the reasons."""
+def _validations(timing: Timing, steps: int, config: Config, validation_cases: int) -> tuple[int, int]:
+    """After how many steps to validate, and on how many cases: as asked, else within VALIDATION_SHARE of the time."""
     training = steps * timing.step
     times = min(MOST_VALIDATIONS, max(1, int(training // 60)))
     affordable = VALIDATION_SHARE * training / times / max(timing.case, 1e-6)
     cases = max(1, min(validation_cases, int(affordable))) if validation_cases else 0
-    plan, ema, every, some = timing.plan, config.train.ema, config.train.validate_every, config.train.validation_cases
+    asked, some = config.train.validate_every, config.train.validation_cases
+    every = max(1, -(-steps // (times + 1))) if asked == "auto" else asked
+    return every, cases if some == "auto" else min(some, validation_cases)
+
+
+def _with_length(timing: Timing, steps: int, config: Config, validation_cases: int) -> Plan:
+    """``timing.plan`` with its steps, how often and on how many cases it validates meanwhile, and the reasons."""
+    plan, ema = timing.plan, config.train.ema
+    every, cases = _validations(timing, steps, config, validation_cases)
     asked = next(
         (f"{k}: {v}" for k in ("steps", "epochs") if (v := getattr(config.train, k))), f"budget {config.train.budget}"
     )
@@ -229,8 +245,8 @@ def _with_length(timing: Timing, steps: int, config: Config, validation_cases: i
     return plan.model_copy(
         update={
             "steps": steps,
-            "validate_every": max(1, -(-steps // (times + 1))) if every == "auto" else every,
-            "validation_cases": cases if some == "auto" else min(some, validation_cases),
+            "validate_every": every,
+            "validation_cases": cases,
             "ema": round(min(0.999, max(0.9, 1 - 10 / max(steps, 1))), 5) if ema == "auto" else ema,
             "reasons": reasons,
         }
@@ -244,19 +260,26 @@ def _why_precision(plan: Plan) -> str:
 def seconds_per_step(
     plan: Plan, stored: Sequence[StoredCase], device: torch.device, *, seconds: float = 0.0, too_long: float = math.inf
 ) -> float:
-    """Lower quartile of the seconds of a real training step: loading, augmentation, forward, backward, update.
+    """Seconds of a real training step, the next one loading meanwhile: mean of the middle four fifths of those timed.
 
-    At least FEWEST_TIMED steps after the first, which is not counted, and up to MOST_TIMED while ``seconds`` last: the
-    more, the less another program's burst of work counts, which can only slow a step down.
-    Stops early where one step takes twice ``too_long``.
+    Times have a long tail to the right, which a median or a quartile would not see but a whole run does; the few slowest
+    are another program's burst of work. At least FEWEST_TIMED steps after the first, which is not counted, and up to
+    MOST_TIMED while ``seconds`` last. Stops early where one step takes twice ``too_long``.
     """
     stepper = Stepper(plan.model_copy(update={"steps": 1000}), stored, device)
     took: list[float] = []
-    for step in range(MOST_TIMED + 1):
+    with ThreadPoolExecutor(1) as ahead:
+        upcoming = ahead.submit(stepper.load, 0)
         start = time.perf_counter()
-        float(stepper.run(step, stepper.load(step)))
-        took.append(time.perf_counter() - start)
-        enough = step >= FEWEST_TIMED and sum(took) > seconds
-        if enough or (step and took[-1] > 2 * too_long):
-            break
-    return sorted(took[1:])[(len(took) - 1) // 4]
+        for step in range(MOST_TIMED + 1):
+            batches = upcoming.result()
+            upcoming = ahead.submit(stepper.load, step + 1)
+            float(stepper.run(step, batches))
+            took.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            enough = step >= FEWEST_TIMED and sum(took) > seconds
+            if enough or (step and took[-1] > 2 * too_long):
+                break
+    times = sorted(took[1:])
+    cut = len(times) // 10
+    return sum(times[cut : len(times) - cut]) / (len(times) - 2 * cut)

@@ -36,7 +36,15 @@ from medseg.workflows import train_fold
 from tests.data.tiny_dataset import config, tiny
 
 STEPS = 30
-SETTINGS = {"steps": STEPS, "folds": 2, "fold": "all", "accumulate": 2, "ema": 0.9}
+SETTINGS = {
+    "steps": STEPS,
+    "folds": 2,
+    "fold": "all",
+    "accumulate": 2,
+    "ema": 0.9,
+    "validate_every": 7,
+    "validation_cases": 1,
+}
 STAGES = ("start", "check", "preprocess", "train", "validate", "final validation")
 CHECKPOINT_SECONDS = 0.3  # instead of three minutes, so that a run of seconds has many
 
