@@ -42,6 +42,9 @@ class ModelCard(BaseModel):
     validation: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     licence: str | None = None
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="weights without ending -> how they were trained"
+    )
 
 
 @dataclass(frozen=True, eq=False)

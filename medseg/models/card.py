@@ -1,5 +1,7 @@
 """The model card: what the model folder's README.md says, from its model.json alone."""
 
+import json
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -8,44 +10,101 @@ from medseg.models.bundle import ModelCard
 
 
 def model_readme(card: ModelCard) -> str:
-    """Markdown with the front matter that model hubs read."""
-    plan = card.plan
-    structures = ", ".join(f"{name} ({value})" for name, value in card.labels.items() if value)
-    lines = [
+    """Markdown with the front matter that model hubs read: use, limits, training, validation, commands, citation."""
+    plan, structures = card.plan, ", ".join(f"{_text(name)} ({value})" for name, value in card.labels.items() if value)
+    licence = f"license: {json.dumps(card.licence)}" if card.licence else "license: unknown"
+    front = [
         "---",
         "library_name: medseg",
         f"tags: [medical-imaging, segmentation, {plan.modality}]",
-        *([f"license: {card.licence}"] if card.licence else []),
+        licence,
         "---",
         "",
-        f"# {card.name}",
+    ]
+    lines = [
+        *front,
+        f"# {_text(card.name)}",
         "",
-        f"Segments {structures} in {plan.modality} scans. Trained with medseg on {card.created}. Not a medical device.",
+        f"Segments {structures} in {plan.modality} scans. Not a medical device.",
         "",
         "```bash",
-        f"medseg infer {_inputs(plan)} --model THIS_FOLDER",
+        f"medseg infer {_inputs(plan)} --model THIS_FOLDER --output predictions",
+        "medseg evaluate predictions references   # on cases of your own, before you rely on it",
         "```",
+        "",
+        "## Intended use and limits",
+        "",
+        f"Research on {plan.modality} scans like those it was trained on{_seen(card)}. Other scanners, protocols, ages or",
+        "diseases may give wrong label maps without a warning: evaluate it on cases of your own first, and look at the results.",
+        "It is no medical device, and nothing it finds may decide on a patient alone.",
+        "",
+        "## Training",
         "",
         "| | |",
         "|---|---|",
-        f"| network | {plan.architecture.name}, {plan.dimensions}D, patch {'x'.join(map(str, plan.patch_size))} |",
-        f"| voxels | {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm (right-left, back-front, foot-head) |",
-        f"| training | {plan.steps} steps of {plan.batch_size} patches, {plan.optimizer.name}, seed {plan.seed} |",
+        *(f"| {name} | {value} |" for name, value in _facts(card).items()),
     ]
-    if card.fingerprint is not None:
-        lines.append(f"| cases | {card.fingerprint.cases} |")
     for fold, scores in card.validation.items():
         lines += ["", f"## Validation, {fold.replace('_', ' ')}", ""]
         lines += [f"Whole volumes, {scores.get('cases', 0)} cases that training never saw{_of_folds(fold)}.", ""]
         lines += ["| structure | mean Dice | 95 % interval |", "|---|---|---|"]
         intervals = scores.get("dice_interval", {})
         lines += [
-            f"| {name} | {'undefined' if v is None else f'{v:.4f}'} | {_interval(intervals.get(name))} |"
+            f"| {_text(name)} | {'undefined' if v is None else f'{v:.4f}'} | {_interval(intervals.get(name))} |"
             for name, v in scores.get("dice", {}).items()
         ]
-    if not card.validation:
+    if card.validation:
+        lines += ["", "Intervals of the mean by bootstrap over patients (BCa, doi:10.1080/01621459.1987.10478410)."]
+    else:
         lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
+    lines += [
+        "",
+        "## Citation",
+        "",
+        "Cite the data set it was trained on, medseg with its version above, and nnU-Net, whose",
+    ]
+    lines += ["recipe this is (doi:10.1038/s41592-020-01008-z)."]
     return "\n".join(lines) + "\n"
+
+
+def _facts(card: ModelCard) -> dict[str, str]:
+    """What the table of the training says."""
+    plan, versions = card.plan, card.provenance.get("versions", {})
+    passes = "".join(
+        f" x {n} {what}" for n, what in ((plan.accumulate, "passes"), (plan.processes, "processes")) if n > 1
+    )
+    facts = {
+        "trained": card.created,
+        "network": f"{plan.architecture.name}, {plan.dimensions}D, patch {'x'.join(map(str, plan.patch_size))}",
+        "voxels": f"{' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm (right-left, back-front, foot-head)",
+        "steps": f"{plan.steps} of {plan.batch_size} patches{passes}, {plan.optimizer.name}, seed {plan.seed}",
+        "precision": plan.precision,
+    }
+    if card.fingerprint is not None:
+        facts["cases"] = str(card.fingerprint.cases)
+    for name, told in card.training.items():
+        seconds = f"{told['seconds'] / 60:.1f} min" if told.get("seconds") else "time unknown"
+        facts[name.replace("_", " ")] = f"{told.get('cases', '?')} cases, {seconds} on {told.get('machine', '?')}"
+    if versions:
+        facts["made with"] = ", ".join(
+            f"{name} {versions[name]}" for name in ("medseg", "torch", "monai") if name in versions
+        )
+    facts["licence"] = _text(card.licence) if card.licence else "not stated: ask who made it before you pass it on"
+    return facts
+
+
+def _seen(card: ModelCard) -> str:
+    """Such as ``: 208 cases, voxels of 1 to 1.2 mm``."""
+    seen = card.fingerprint
+    if seen is None or not seen.spacings_mm:
+        return ""
+    sizes = [mm for spacing in seen.spacings_mm for mm in spacing]
+    return f": {seen.cases} cases, voxels of {min(sizes):.3g} to {max(sizes):.3g} mm"
+
+
+def _text(name: str) -> str:
+    """A name that is not Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", name)
 
 
 def _of_folds(name: str) -> str:

@@ -62,6 +62,12 @@ def load_checkpoint(folder: Path, *, network: nn.Module, ema: Ema, optimizer: Op
     return None
 
 
+def seconds_trained(folder: Path) -> float:
+    """Seconds that the training in ``folder`` took up to its newest checkpoint, all its starts together; 0 without one."""
+    newest = _readable(folder)
+    return float(newest[0][0].get("seconds", 0.0)) if newest else 0.0
+
+
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

@@ -64,6 +64,13 @@ def compile_pays(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
+def machine(device: torch.device) -> str:
+    """What ``device`` is, such as ``NVIDIA H200`` or ``4 CPU threads (AVX512)``."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def memory_in_use() -> str:
     """What this process holds now, such as ``1.2 GiB`` or ``1.2 GiB, GPU 10.3 of 24 GiB``; empty where it cannot be told."""
     try:

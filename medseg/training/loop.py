@@ -14,7 +14,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.loader import cases_of
 from medseg.data.store import StoredCase
-from medseg.training.checkpoint import load_checkpoint, save_checkpoint
+from medseg.training.checkpoint import load_checkpoint, save_checkpoint, seconds_trained
 from medseg.training.init import begin
 from medseg.training.interrupt import Stopped, stop_flag
 from medseg.training.log import Row, read_log, write_log
@@ -49,6 +49,7 @@ def train_loop(
     stepper = Stepper(plan, stored, device, team)
     begin(folder.parent, stepper.network, stepper.ema)
     first, losses = _restored(folder, stepper, team)
+    before, started = seconds_trained(folder), time.monotonic()
     rows = read_log(folder / "log.csv", until=first)
     waiting: list[Tensor] = []  # losses that the device may still be working on
     log_every = max(1, plan.steps // LOG_ROWS)
@@ -74,7 +75,8 @@ def train_loop(
         _require_finite(stepper.network.state_dict(), done)
         write_log(folder / "log.csv", rows)
         state = {"network": stepper.network, "ema": stepper.ema, "optimizer": stepper.optimizer}
-        save_checkpoint(folder, step=done, **state, facts={"losses": losses, **stepper.facts()})
+        seconds = round(before + time.monotonic() - started, 3)
+        save_checkpoint(folder, step=done, **state, facts={"losses": losses, "seconds": seconds, **stepper.facts()})
         saved = logged = time.monotonic()
 
     def validating(done: int) -> bool:

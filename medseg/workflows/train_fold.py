@@ -24,12 +24,14 @@ from medseg.data.given_splits import Split
 from medseg.data.store import StoredCase
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes
-from medseg.models.bundle import FORMAT_VERSION, ModelCard, save_model, saved_folds
+from medseg.models.bundle import FORMAT_VERSION, ModelCard, read_card, save_model, saved_folds
 from medseg.models.card import model_readme
 from medseg.report.curves import save_curves
 from medseg.report.evaluation import Report
 from medseg.report.overlay import save_overlays
 from medseg.statistics import summarise
+from medseg.training.checkpoint import seconds_trained
+from medseg.training.device import machine
 from medseg.training.log import read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
 from medseg.training.team import Team
@@ -143,6 +145,7 @@ class Fold:
     def _save_model(self, state: dict[str, Tensor], report: Report | None) -> None:
         target = self.run_folder / "model"
         states, validation = saved_folds(target)
+        trained_before = read_card(target).training if states else {}
         states[self.name] = state
         if report is not None:
             validation[self.name] = report.validated()
@@ -157,8 +160,21 @@ class Fold:
             fingerprint=self.measured,
             validation=validation,
             provenance=provenance(),
+            licence=self.config.licence,
+            training={**trained_before, self.name: self._trained()},
         )
         save_model(target, card, states, model_readme(card))
+
+    def _trained(self) -> dict[str, Any]:
+        """How this fold came about. Holds no name of a case: they may tell who it was."""
+        return {
+            "cases": len(self.split["train"]),
+            "validation_cases": len(self.split["validation"]),
+            "steps": self.plan.steps,
+            "seconds": round(seconds_trained(self.folder), 1),
+            "machine": machine(self.device),
+            "splits_sha256": sha256_of(self.run_folder / "splits.json"),
+        }
 
 
 def pick(cases: Sequence[Case], ids: Sequence[str]) -> list[Case]:
