@@ -223,6 +223,17 @@ def test_metrics_are_those_asked_for_in_the_order_of_the_table(folders):
         evaluate(*folders, metrics=["dise"])
 
 
+def test_the_rim_has_one_width_for_all_or_one_by_structure(folders, tmp_path):
+    report = evaluate(
+        *folders, labels=LABELS, metrics=["boundary_iou"], boundary_mm={"": 0.5, "liver": 30.0}, output=tmp_path / "o"
+    )
+    assert report.to_dict()["settings"]["boundary_mm"] == {"default": 0.5, "liver": 30.0}
+    # A rim as wide as the structure is the structure, and the surface of a tumour of 2 x 2 x 2 voxels is all of it.
+    assert value(report, "b", "liver", "boundary_iou") == pytest.approx(148 / (184 + 184 - 148))
+    assert value(report, "b", "tumour", "boundary_iou") == pytest.approx(4 / 12)
+    assert "Width of the rim of boundary_iou" in (tmp_path / "o" / "report.html").read_text()
+
+
 def test_tolerance_is_one_for_all_or_by_structure(folders):
     # b is moved by one voxel, 0.8 mm, along i.
     for tolerance, liver, tumour in (
