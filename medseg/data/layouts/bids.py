@@ -23,19 +23,16 @@ _SUBJECT = re.compile(r"sub-[^_]+")
 def bids(config: DataConfig) -> list[Case]:
     """One case for each BIDS scan, ``sub-01_ses-02`` of ``sub-01_ses-02_T1w.nii.gz``, its label map below ``derivatives``.
 
-    A case is what comes before the channel in the names of its images.
-    ``channels`` are ends of names (``T1w``, ``acq-tra_T2w``; the longest counts). Its label map ends in ``reference``
-    (``dseg`` where nothing is said) and lies below ``derivatives/``, or its folder ``derivative``. Raises DataError
-    naming the case.
+    A case is what comes before the channel in the names of its images. ``channels`` are ends of names (``T1w``,
+    ``acq-tra_T2w``; the longest counts). Its label map ends in ``reference`` (``dseg`` where nothing is said) and lies
+    below ``derivatives/``, or its folder ``derivative``. Raises DataError naming the case.
     """
     root, channels = config.path_of("root"), config.channels or ()
     if not root.is_dir():
         raise DataError(f"{root}: this dataset folder does not exist; set data.root")
     cases: dict[str, dict[str, Path]] = {}
-    for path in _images_below(root):
+    for path in (image for subject in sorted(root.glob("sub-*")) for image in _images_below(subject)):
         name = strip_image_suffix(path.name)
-        if not path.relative_to(root).parts[0].startswith("sub-"):
-            continue  # derivatives, sourcedata
         channel = max((c for c in channels if name.endswith(f"_{c}")), key=len, default=None)
         if channel is None:
             continue
