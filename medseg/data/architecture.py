@@ -51,7 +51,8 @@ class Stages:
 
 def options_for(name: str, given: Mapping[str, Any], rung: Rung, stages: Stages) -> Options:
     """The options of the architecture called ``name``; those ``given`` overrule, and others follow them where they must."""
-    return {**PLANNERS[name](given, rung, stages), **given} if name in PLANNERS else dict(given)
+    kept = {key: value for key, value in given.items() if key not in PLANNER_OPTIONS.get(name, ())}
+    return {**PLANNERS[name](given, rung, stages), **kept} if name in PLANNERS else kept
 
 
 def reason_for(name: str, stages: Stages) -> str:
@@ -69,6 +70,8 @@ def size_multiple(name: str) -> int:
     return MULTIPLES.get(name, 1)
 
 
+# Options that the planner alone understands, by architecture: what they ask for is in the plan.
+PLANNER_OPTIONS = {"resenc_unet": ("preset",)}
 MULTIPLES = {"segresnet": 8, "mednext": 16, "unet_plus_plus": 16, "swin_unetr": 32}
 
 

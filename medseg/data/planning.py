@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from medseg.core.plan import Fingerprint, Intensity, Triple, TripleMm
 from medseg.data.architecture import Rung as Rung
 from medseg.data.architecture import Stages, options_for, reason_for, size_multiple
 from medseg.data.intensity import INTENSITIES
+from medseg.data.presets import LARGEST, patches_that_fit, preset_of
 
 ANISOTROPIC = 3.0  # spacing ratio beyond which an axis is treated apart
 GPU_VOXELS = 128**3
@@ -32,6 +33,7 @@ class Frame:
     kernel_sizes: tuple[tuple[int, ...], ...]
     strides: tuple[tuple[int, ...], ...]
     reasons: dict[str, str]
+    batch_size: int = 2
 
     @property
     def stages(self) -> Stages:
@@ -58,7 +60,31 @@ def target_spacing(fingerprint: Fingerprint) -> TripleMm:
 
 
 def make_frame(config: Config, fingerprint: Fingerprint, *, max_voxels: int) -> Frame:
-    """Grid, patch and stages for ``config``; ``max_voxels`` bounds the patch. Raises ConfigError for a patch that cannot be."""
+    """Grid, patch and stages for ``config``; ``max_voxels``, or a preset, bounds the patch.
+
+    Raises ConfigError for a patch that cannot be.
+    """
+    asked = config.plan.architecture
+    preset = preset_of(asked.name, asked.options)
+    if preset is None:
+        return _frame(config, fingerprint, max_voxels)
+    voxels = LARGEST
+    while True:
+        frame = _frame(config, fingerprint, voxels)
+        options = architecture_for(config, frame, Rung(32)).options
+        patches = patches_that_fit(preset, options, tuple(frame.stages.patch), len(config.labels))
+        if patches or config.plan.patch_size != "auto" or voxels < 64**2:
+            break
+        voxels = int(voxels * 0.95)
+    why = f"what {preset.memory_gb} GB hold: preset {asked.options['preset']}"
+    reasons = {**frame.reasons, "batch_size": why}
+    if config.plan.patch_size == "auto":
+        reasons["patch_size"] = f"shape of the median case, cut down to {why}"
+    held = max(1, int(np.prod(np.array(fingerprint.shapes), axis=1).sum() // math.prod(frame.patch_size)))
+    return replace(frame, batch_size=max(2, min(patches, held)), reasons=reasons)
+
+
+def _frame(config: Config, fingerprint: Fingerprint, max_voxels: int) -> Frame:
     reasons = {}
     asked = config.plan.spacing_mm
     spacing = target_spacing(fingerprint) if asked == "auto" else asked

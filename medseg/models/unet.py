@@ -101,7 +101,7 @@ def resenc_unet(
     deep_supervision: bool = False,
     conv_bias: bool = True,
 ) -> nn.Module:
-    """U-Net with a residual encoder of ResNet-D blocks (doi:10.1109/CVPR.2019.00065); all else as ``unet``.
+    """U-Net with a residual encoder of ResNet-D blocks (doi:10.1109/CVPR.2019.00065); preset M, L, XL; else as ``unet``.
 
     ``blocks_per_stage`` counts blocks of two convolutions, full resolution first. Every residual branch starts at zero,
     so that a fresh encoder is its skip connections alone.

@@ -57,7 +57,7 @@ def draft_plan(
         slice_axis=frame.slice_axis,
         spacing_mm=frame.spacing_mm,
         patch_size=patch,
-        batch_size=2 if batch == "auto" else batch,
+        batch_size=frame.batch_size if batch == "auto" else batch,
         architecture=architecture_for(config, frame, Rung(32)),
         channels=fingerprint.channels,
         channel_names=fingerprint.channel_names,
@@ -121,7 +121,7 @@ def _reasons(config: Config, frame: Frame, mirrored: str) -> dict[str, str]:
     asked = config.plan.model_dump() | config.train.model_dump()
     given = {key: "given" for key in rule if asked[key] != "auto"}
     open_yet = {"precision": "bfloat16 where it has hardware"}
-    return frame.reasons | open_yet | rule | given | {"mirror_axes": mirrored}
+    return open_yet | rule | frame.reasons | given | {"mirror_axes": mirrored}
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def fitted_plan(
 
 def _ladder(draft: Plan, config: Config, frame: Frame) -> list[Plan]:
     """Candidate plans, the largest network first; features, or a length other than time, leave one rung only."""
-    if "features" in config.plan.architecture.options or config.train.steps or config.train.epochs:
+    if {"features", "preset"} & set(config.plan.architecture.options) or config.train.steps or config.train.epochs:
         rungs = [Rung(32)]
     else:
         rungs = [Rung(32), Rung(16)] + [Rung(16, light=True)] * (config.plan.architecture.name == "unet")
@@ -199,8 +199,8 @@ def _ladder(draft: Plan, config: Config, frame: Frame) -> list[Plan]:
 
 
 def _batch(rung: Rung, draft: Plan) -> int:
-    """Two patches a step, one of a large patch in a light network: a short run needs steps more than it needs batches."""
-    return 1 if rung.light and math.prod(draft.patch_size) > 120_000 else 2
+    """The draft's, one of a large patch in a light network: a short run needs steps more than it needs batches."""
+    return 1 if rung.light and math.prod(draft.patch_size) > 120_000 else draft.batch_size
 
 
 def _steps(timing: Timing, seconds: float, config: Config, validation_cases: int) -> int:

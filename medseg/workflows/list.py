@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.core.component import find
 from medseg.core.errors import ConfigError
+from medseg.data.architecture import PLANNER_OPTIONS
 
 # Kind -> where its table is, and what chooses from it. A table is imported when it is asked for.
 TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -75,10 +76,12 @@ def listings(kind: str | None = None) -> list[Listing]:
 def _listing(kind: str) -> Listing:
     module, names, chosen_by = TABLES[kind]
     tables = [getattr(import_module(module), name) for name in names]
-    return Listing(kind, chosen_by, tuple(_entry(name, part) for table in tables for name, part in table.items()))
+    more = PLANNER_OPTIONS if kind == "architectures" else {}
+    entries = (_entry(name, part, more.get(name, ())) for table in tables for name, part in table.items())
+    return Listing(kind, chosen_by, tuple(entries))
 
 
-def _entry(name: str, part: Any) -> Entry:
+def _entry(name: str, part: Any, planner_options: Sequence[str]) -> Entry:
     function = _function(part)
     parameters = inspect.signature(function).parameters.values()
     options = tuple(
@@ -86,7 +89,7 @@ def _entry(name: str, part: Any) -> Entry:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.name not in FROM_THE_DATA
     )
-    return Entry(name, _sentence(function), options)
+    return Entry(name, _sentence(function), (*options, *(Option(option, None) for option in planner_options)))
 
 
 def _function(part: Any) -> Callable[..., Any]:
