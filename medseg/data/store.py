@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.case import Case
-from medseg.core.files import make_folder, write_durable, write_json
+from medseg.core.files import make_folder, sha256_of, write_durable, write_json
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
 
 Load = Callable[[Case], tuple[Volume, LabelMap]]
+MOST_AT_ONCE = 4  # cases are preprocessed: each holds a few copies of its scan
 LOCATIONS = 2_000  # voxels kept per structure and case, to centre patches on
+HEADERS = (".mhd", ".nhdr", ".hdr", ".img")
 _PARTS = ("image", "reference", "locations")
 
 
@@ -70,7 +74,8 @@ def build_store(
 ) -> list[StoredCase]:
     """Preprocess what is not there yet; ``load`` gives a case as preprocessed volume and channels.
 
-    A case counts as there when its record (written last) is: a killed run goes on where it stopped.
+    A case counts as there when its record (written last) is and names the content that its files still have: a killed
+    run goes on where it stopped, and a scan that was edited since is made again.
     """
     place = make_folder(folder / store_key(plan))
     labels = Labels.from_mapping(plan.labels)
@@ -78,21 +83,44 @@ def build_store(
     def ensure(case: Case) -> StoredCase:
         stem = hashlib.sha256(case.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         stored = StoredCase(case.id, place / stem)
-        record = stored.file("json")
-        if not record.exists():
+        record, sources = stored.file("json"), _content(case)
+        if _recorded(record) != sources:
+            record.unlink(missing_ok=True)  # while its arrays are replaced the case is not there
             image, reference = load(case)
             parts = (image.data, reference.data, _locations(reference, labels, stem))
             for name, array in zip(_PARTS, parts, strict=True):
                 write_durable(stored.file(f"{name}.npy"), _npy(array))
-            write_json(record, {"case": case.id, "shape": list(reference.data.shape)})
+            write_json(record, {"case": case.id, "shape": list(reference.data.shape), "sources": sources})
         return stored
 
     found = []
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(max(2, min(MOST_AT_ONCE, os.cpu_count() or 1))) as pool:
         for done, item in enumerate(pool.map(ensure, cases), 1):
             progress("preprocess", done, len(cases))
             found.append(item)
     return found
+
+
+def _recorded(record: Path) -> str:
+    """The content that a case was made from; empty where it is not there, or not wholly."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["sources"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _content(case: Case) -> str:
+    """A hash of every byte that the case is read from, and of what its label map leaves out; dates do not count."""
+    digest = hashlib.sha256(json.dumps(case.left_out).encode())
+    for path in (*case.images, case.reference):
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        elif path.suffix.lower() in HEADERS:  # its voxels lie in another file of that name
+            files = sorted(file for file in path.parent.glob(f"{escape(path.stem)}.*") if file.is_file())
+        for file in files:
+            digest.update(sha256_of(file).encode() if file.is_file() else b"-")
+    return digest.hexdigest()
 
 
 def _locations(reference: LabelMap, labels: Labels, stem: str) -> npt.NDArray[np.int32]:

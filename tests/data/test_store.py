@@ -1,6 +1,8 @@
 """Preprocessed cases on disk: made once, found again, whole or not there."""
 
+import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,77 @@ def test_a_case_whose_record_is_missing_is_made_again(tmp_path):
     stored.file("image.npy").write_bytes(b"half")
     (again,) = build_store(tmp_path, CASES[:1], tiny_plan(), load)
     np.testing.assert_array_equal(again.image, load(CASES[0])[0].data)
+
+
+def case_of(folder: Path, *names: str) -> Case:
+    """A case whose image and label map are files with their own name as content."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return Case("a", "a", (folder / names[0],), folder / names[-1])
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "label map"])
+@pytest.mark.parametrize("keep_date", [True, False])
+def test_a_scan_that_was_edited_between_two_starts_is_made_again(tmp_path, which, keep_date):
+    """Same size, and the same date if need be: content alone counts."""
+    case = case_of(tmp_path, "image.nii", "label.nii")
+    asked: list[str] = []
+
+    def counted(case: Case) -> tuple[Volume, LabelMap]:
+        asked.append(case.images[0].read_text())
+        return load(case)
+
+    build_store(tmp_path / "store", [case], tiny_plan(), counted)
+    edited = (*case.images, case.reference)[which]
+    before = edited.stat()
+    edited.write_text(edited.read_text().upper())
+    if keep_date:
+        os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns))
+    build_store(tmp_path / "store", [case], tiny_plan(), counted)
+    build_store(tmp_path / "store", [case], tiny_plan(), counted)
+    assert len(asked) == 2
+    os.utime(edited)  # a new date is no new content
+    build_store(tmp_path / "store", [case], tiny_plan(), counted)
+    assert len(asked) == 2
+    changed = [replace(case, left_out=(3,))]
+    build_store(tmp_path / "store", changed, tiny_plan(), counted)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "edited", "image"),
+    [
+        (("scan/1.dcm", "scan/deep/2.dcm", "label.nii"), "scan/deep/2.dcm", "scan"),
+        (("scan.mhd", "scan.raw", "label.nii"), "scan.raw", "scan.mhd"),
+    ],
+    ids=["DICOM folder", "header beside its voxels"],
+)
+def test_every_file_of_a_scan_counts(tmp_path, names, edited, image):
+    case = replace(case_of(tmp_path, *names), images=(tmp_path / image,))
+    asked: list[str] = []
+
+    def counted(case: Case) -> tuple[Volume, LabelMap]:
+        asked.append(case.id)
+        return load(case)
+
+    for content in ("x", "x", "y"):
+        (tmp_path / edited).write_text(content)
+        build_store(tmp_path / "store", [case], tiny_plan(), counted)
+    assert len(asked) == 2
+
+
+def test_killed_while_it_is_made_again_a_case_is_not_there(tmp_path):
+    case = case_of(tmp_path, "image.nii", "label.nii")
+    (stored,) = build_store(tmp_path / "store", [case], tiny_plan(), load)
+    case.reference.write_text("edited")
+
+    def killed(case: Case) -> tuple[Volume, LabelMap]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_store(tmp_path / "store", [case], tiny_plan(), killed)
+    assert not stored.file("json").exists()
 
 
 @pytest.mark.parametrize(
