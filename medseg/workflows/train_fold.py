@@ -32,9 +32,10 @@ from medseg.report.overlay import save_overlays
 from medseg.statistics import summarise
 from medseg.training.checkpoint import seconds_trained
 from medseg.training.device import machine
-from medseg.training.log import read_log, write_log
+from medseg.training.log import Row, read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
 from medseg.training.team import Team
+from medseg.training.track import tracker
 from medseg.training.validation import mean_dice, trained_network, validate_case
 
 Say = Callable[[str], None]
@@ -71,16 +72,23 @@ class Fold:
         held_out = pick(cases, self.split["validation"])
         self.say(f"{self.name}: {len(self.split['train'])} cases train, {len(held_out)} validate")
         watched = held_out[:: max(1, len(held_out) // max(1, self.plan.validation_cases))][: self.plan.validation_cases]
-        state = train_loop(
-            self.plan,
-            [stored[case] for case in self.split["train"]],
-            folder=self.folder,
-            device=self.device,
-            validate=(lambda state: mean_dice(watched, self.plan, state, self.device)) if watched else None,
-            progress=self.progress,
-            on_row=lambda row: self.say(_row_line(row, self.plan)) if "val_dice" in row else None,
-            team=self.team,
-        )
+        with tracker(self.folder, wanted=self.config.train.tensorboard and self.team.leads) as track:
+
+            def tell(row: Row) -> None:
+                track(row)
+                if "val_dice" in row:
+                    self.say(_row_line(row, self.plan))
+
+            state = train_loop(
+                self.plan,
+                [stored[case] for case in self.split["train"]],
+                folder=self.folder,
+                device=self.device,
+                validate=(lambda state: mean_dice(watched, self.plan, state, self.device)) if watched else None,
+                progress=self.progress,
+                on_row=tell,
+                team=self.team,
+            )
         if not self.team.leads:
             return {}
         report = self._validate(held_out, state) if held_out else None
