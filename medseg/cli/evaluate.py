@@ -187,7 +187,7 @@ def _print_tables(report: "Report") -> None:
     from medseg.report.evaluation import STAR, SUMMARY_COLUMNS, format_value, summary_cells
 
     nowhere = _structures_in_no_case(report)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", overflow="fold")
     for name in SUMMARY_COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
