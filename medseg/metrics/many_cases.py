@@ -66,7 +66,8 @@ class Watch:
             self.started = now, cpu
             return
         seconds, cpu_seconds = ((b - a) / (self.cases - 1) for a, b in zip(self.started, (now, cpu), strict=True))
-        here, there = left * seconds, START_SECONDS + left * cpu_seconds / self.processes(left)
+        slow = max(1.0, seconds / max(cpu_seconds, 1e-9))  # other programs take their share from children, too
+        here, there = left * seconds, slow * (START_SECONDS + left * cpu_seconds / self.processes(left))
         self.over = bool(sys.executable) and self.processes(left) > 1 and here - there > LEAST_GAIN_SECONDS
 
     def processes(self, left: int) -> int:

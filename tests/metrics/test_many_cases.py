@@ -117,6 +117,30 @@ def test_processes_are_as_many_as_cores_cases_and_memory_allow(monkeypatch, core
     assert watch.processes(left) == expected
 
 
+@pytest.mark.parametrize(
+    ("seconds", "cpu_seconds", "left", "expected"),
+    [
+        (0.01, 0.01, 1000, True),  # one core works, the other waits: 10 s against 0.8 + 5
+        (0.01, 0.01, 200, False),  # 2 s against 0.8 + 1: not worth it
+        (1.0, 2.0, 100, False),  # its threads use both cores already
+        (0.04, 0.01, 300, True),  # a busy machine: all of it takes four times as long
+        (0.04, 0.01, 60, False),
+    ],
+)
+def test_children_are_started_where_the_rest_takes_clearly_longer_here(
+    monkeypatch, seconds, cpu_seconds, left, expected
+):
+    monkeypatch.setattr(many_cases, "cores", lambda: 2)
+    ticks = iter(range(10))
+    cpu_ticks = iter(range(10))
+    monkeypatch.setattr(many_cases.time, "perf_counter", lambda: next(ticks) * seconds)
+    monkeypatch.setattr(many_cases.time, "process_time", lambda: next(cpu_ticks) * cpu_seconds)
+    watch = many_cases.Watch()
+    for _ in range(3):
+        watch.case_done(10**6, left)
+    assert watch.over is expected
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_child_that_is_killed_ends_the_command_with_one_line_and_exit_code_5(
     folders, children, monkeypatch, capsys, tmp_path
