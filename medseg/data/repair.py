@@ -15,6 +15,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.grids import difference, nearest_order
 from medseg.data.reference import read_reference
 from medseg.io.reading import holds_named_masks, read_stored, read_volumes
+from medseg.io.scan import ReadOptions
 from medseg.io.source import shown
 from medseg.io.stored import Stored, exact_values
 
@@ -52,11 +53,12 @@ def repair(case: Case, labels: Labels, *, channels: int | None = None) -> Repair
     label, moved = _laid_on(label, image, changes)
     if bad is not None:
         image = _filled(case, image, label, bad, changes)
+    regridded = case.channel_grids == "resample" and len(case.images) > 1
     return Repaired(
         image=image,
         label=label,
         changes=tuple(changes),
-        new_image=bad is not None or not all(_is_whole_file(path) for path in case.images),
+        new_image=bad is not None or regridded or not all(_is_whole_file(path) for path in case.images),
         new_label=new_label or moved or not _is_whole_file(case.reference),
     )
 
@@ -70,7 +72,8 @@ def _image(case: Case, channels: int | None) -> tuple[Volume, npt.NDArray[np.boo
     """The image, and where it is not finite; None where it is everywhere."""
     expected = len(case.channels) or channels
     try:
-        return read_volumes(case.images, channels=expected), None
+        options = ReadOptions(channel_grids=case.channel_grids)
+        return read_volumes(case.images, channels=expected, options=options), None
     except MedsegError:
         stored = read_stored(case.images)
         values = exact_values(stored)

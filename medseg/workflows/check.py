@@ -68,24 +68,11 @@ class _Read:
 def _diagnosed(config: Config, wrong: ConfigError | None, name: str, progress: Progress) -> _Read:
     """The diagnosis of a dataset; ``wrong`` is what is wrong with the labels of ``config``."""
     findings = [_labels_wrong(wrong)] if wrong else []
-    labels = None if wrong else config.structure_labels
-    cases: list[Case] = []
-    for wanted in (labels, None) if labels else (None,):  # without labels where the dataset contradicts them
-        try:
-            with gathered() as lost:
-                listed = list_cases(config.data, wanted)
-        except ConfigError as error:
-            findings.append(_labels_wrong(error))
-            labels = None
-            continue
-        except MedsegError as error:
-            findings.append(Finding("layout", "error", (), str(error), exit_code=error.exit_code))
-            break
-        findings += [Finding("layout", "error", ids, str(error), str(error)) for ids, error in lost]
-        cases = [case for case in listed if not any(case.id in ids for ids, _ in lost)]
-        break
+    cases, labels, unlisted = _listed(config, None if wrong else config.structure_labels)
+    findings += unlisted
     results = list(examined(cases, labels, progress=progress))
-    mapping, origin = _names(config, results, labels)
+    contradicted = labels is None and wrong is None
+    mapping, origin = _names(config, results, labels, contradicted=contradicted)
     known = Labels.from_mapping(mapping) if len(mapping) > 1 else config.structure_labels
     facts = [_renamed(one.facts, known) for one in results if one.facts is not None]
     findings += [finding for one in results for finding in one.findings]
@@ -97,17 +84,38 @@ def _diagnosed(config: Config, wrong: ConfigError | None, name: str, progress: P
     findings += odd_but_usable(facts, labels or known, modality=config.modality, fold_of=folds)
     findings += _parts(config)
     unfit = labels is None or any(one.code == "label-values" for one in findings)
+    block = labels_block(mapping) if unfit and len(mapping) > 1 else ""
+    if block:
+        findings = [
+            replace(one, message=f"{one.message}; paste the labels below") if one.code == "labels" else one
+            for one in findings
+        ]
     diagnosis = Diagnosis(
         config=name,
         cases=_checked(results, facts, findings),
         labels=known.mapping(),
         findings=tuple(merged(findings)),
-        labels_block=labels_block(mapping) if unfit and len(mapping) > 1 else "",
+        labels_block=block,
         names_from=origin if unfit else "",
     )
     counts = Counter(f.channels for f in facts)
     usual = counts.most_common(1)[0][0] if counts else None
     return _Read(diagnosis, joined(cases, facts), labels or known, usual)
+
+
+def _listed(config: Config, labels: Labels | None) -> tuple[list[Case], Labels | None, list[Finding]]:
+    """The cases whose files are there, the labels unless the dataset contradicts them, and what is wrong with the others."""
+    try:
+        with gathered() as lost:
+            listed = list_cases(config.data, labels)
+    except MedsegError as error:
+        if labels is not None and isinstance(error, ConfigError):
+            cases, _, found = _listed(config, None)
+            if cases:  # so it was the labels
+                return cases, None, [_labels_wrong(error), *found]
+        return [], labels, [Finding("layout", "error", (), str(error), str(error), error.exit_code)]
+    cases = [case for case in listed if not any(case.id in ids for ids, _ in lost)]
+    return cases, labels, [Finding("layout", "error", ids, str(error), str(error)) for ids, error in lost]
 
 
 def _fixed(config: Config, read: _Read, folder: Path, progress: Progress) -> Fixed:
@@ -153,7 +161,7 @@ def _config(
 
 
 def _labels_wrong(error: ConfigError) -> Finding:
-    return Finding("labels", "error", (), f"{error}; paste the labels below, with names of your own", str(error), 2)
+    return Finding("labels", "error", (), str(error), str(error), error.exit_code)
 
 
 def _parts(config: Config) -> list[Finding]:
@@ -170,14 +178,19 @@ def _parts(config: Config) -> list[Finding]:
     return []
 
 
-def _names(config: Config, results: Sequence[Examined], labels: Labels | None) -> tuple[dict[str, int], str]:
-    """``{name: value}`` of all values found, by the config, the dataset and its label files, and whence the names are."""
+def _names(
+    config: Config, results: Sequence[Examined], labels: Labels | None, *, contradicted: bool
+) -> tuple[dict[str, int], str]:
+    """``{name: value}`` of all values found, by the config, the dataset and its label files, and whence the names are.
+
+    Where the dataset contradicts the config's names, its own are taken.
+    """
     values = sorted({value for one in results for value in one.values})
     mapping = config.structure_labels.mapping() if labels else {"background": 0}
     own = dict.fromkeys(name for one in results for name in one.named.values())
     if own and not labels:
         return {"background": 0, **{name: n for n, name in enumerate(own, 1)}}, "the structures' own names"
-    asked = {value: name for name, value in config.structure_labels.mapping().items()}
+    asked = {} if contradicted else {value: name for name, value in config.structure_labels.mapping().items()}
     named, origin = names_beside(config.data, values, [one.case.reference for one in results])
     for value in values:
         if value not in mapping.values():

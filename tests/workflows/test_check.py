@@ -288,3 +288,11 @@ def test_training_says_what_is_one_scan_and_keeps_it_in_one_fold(tmp_path):
     assert any("case_01, case_04 show one scan" in line for line in said)
     for split in splits["folds"] if isinstance(splits, dict) else splits:
         assert ("case_01" in split["train"]) == ("case_04" in split["train"])
+
+
+def test_names_that_the_dataset_contradicts_are_replaced_by_its_own(tmp_path):
+    root = tiny(tmp_path / "data").finish()
+    found = check(config(root, labels={"background": 0, "liver": 2, "tumour": 1}))
+    assert codes(found) == {"labels"}
+    assert found.exit_code == 2
+    assert found.labels_block == "labels:\n  background: 0\n  liver: 1\n  tumour: 2"

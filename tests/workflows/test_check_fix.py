@@ -203,3 +203,17 @@ def test_where_nothing_can_be_kept_nothing_is_written(tmp_path):
     with pytest.raises(DataError, match="none of 4 cases can be put right"):
         check(config(made.root), fix=tmp_path / "new")
     assert tree(tmp_path) == before
+
+
+def test_channels_on_other_grids_are_written_as_they_were_laid_on_the_first(tmp_path):
+    made = tiny(tmp_path / "data")
+    made.finish()
+    for n in range(4):
+        save(made.root / "other" / f"case_{n:02d}.nii.gz", pair(n + 4)[0], shifted(1))
+    content = config(made.root, layout="folder")
+    channels = {"T2": str(made.root / "imagesTr"), "ADC": str(made.root / "other")}
+    content["data"] |= {"images": channels, "channel_grids": "resample"}
+    assert check(content, fix=tmp_path / "new").exit_code == 0
+    images = [nib.load(tmp_path / "new" / "images" / f"case_00_{name}.nii.gz") for name in channels]
+    np.testing.assert_allclose(images[0].affine, images[1].affine, atol=1e-5)
+    np.testing.assert_allclose(np.asanyarray(images[1].dataobj)[1:], pair(4)[0][:-1], atol=0.01)  # one voxel along i
