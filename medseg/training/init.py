@@ -69,7 +69,7 @@ class Start:
     def plan(self, draft: Plan, config: Config) -> Plan:
         """``draft`` with the model's intensities, where the config leaves them open and modality and channels agree."""
         before = self.source.plan
-        reasons = {**draft.reasons, "init": f"{self.source.path}, sha256 {self.source.sha256}"}
+        reasons = {**draft.reasons, "init": f"{self.source.name}, sha256 {self.source.sha256}"}
         intensity: tuple[Intensity, ...] = draft.intensity
         if before is not None and config.plan.intensity == "auto":
             if (before.modality, before.channels) == (draft.modality, draft.channels):

@@ -40,7 +40,8 @@ def test_grid_network_and_intensities_follow_the_model_and_say_so(root, tmp_path
     assert found.plan.intensity[0].scheme.options == {"lower": -50, "upper": 150, "mean": 60, "sd": 30}
     for key in ("architecture", "spacing_mm", "patch_size", "intensity"):
         assert found.plan.reasons[key] == "of the model that training starts from, tiny"
-    assert found.plan.reasons["init"].startswith(str(model))
+    assert found.plan.reasons["init"].startswith("tiny, sha256 ")
+    assert str(tmp_path) not in (found.model_folder / "model.json").read_text()
     assert any("tensors taken whole; in the heads the channels of tumour" in line for line in lines)
 
 
