@@ -91,10 +91,10 @@ class Planned:
         where = "GPU memory" if self.device.startswith("cuda") else "memory"
         lines = [f"Peak {where} while training: {self.memory_bytes / 2**30:.2g} GiB (estimated from the network)."]
         if self.cost is None:
-            return [
-                *lines,
-                "Time was not measured (--no-timing): the network is the largest that may be taken, the steps are open.",
-            ]
+            is_open = (
+                ": the network is the largest that may be taken, the steps are open" if "steps" in self.waiting else ""
+            )
+            return [*lines, f"Time was not measured (--no-timing){is_open}."]
         c = self.cost
         return [
             *lines,
