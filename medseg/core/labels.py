@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.errors import ConfigError, DataError
+from medseg.core.regions import Region, regions_from
 
 # Okabe and Ito's colours first (told apart by colour-blind readers), then darker and lighter relatives.
 PALETTE = (
@@ -64,6 +65,9 @@ class Structure:
 class Labels:
     """Structures in the order of their channels (channel 0 is the background), with any integer values.
 
+    ``regions``: where there are any, a network finds them and not the structures. ``ignore``: the value of voxels that
+    nobody annotated, which count nowhere; inside it is the channel after those of the structures.
+
     >>> labels = Labels.from_mapping({"background": 0, "liver": 1, "tumour": 5})
     >>> labels.names, labels.values
     (('liver', 'tumour'), (1, 5))
@@ -73,12 +77,16 @@ class Labels:
 
     structures: tuple[Structure, ...]
     background: str = "background"
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, int]) -> "Labels":
-        """From ``{name: value}``; the name that holds 0 is the background.
+    def from_mapping(
+        cls, mapping: Mapping[str, int], regions: Mapping[str, Sequence[str]] | None = None, ignore: int | None = None
+    ) -> "Labels":
+        """From ``{name: value}``; the name that holds 0 is the background. ``regions``: see ``regions_from``.
 
-        Raises ConfigError where values repeat, are negative, or nothing holds 0.
+        Raises ConfigError where values repeat, are negative, or nothing holds 0, and where ``ignore`` has a name.
         """
         taken: dict[int, str] = {}
         for name, value in mapping.items():
@@ -96,8 +104,13 @@ class Labels:
         if len(taken) < 2:
             raise ConfigError("labels: only the background is named; add at least one structure, such as `liver: 1`")
         rest = sorted(value for value in taken if value)
+        if ignore is not None and (ignore in taken or not 0 < ignore <= 65535):
+            what = f"the value of {taken[ignore]!r}" if ignore in taken else "not between 1 and 65535"
+            raise ConfigError(
+                f"ignore: {ignore} is {what}; give the value of the voxels that nobody annotated, such as 255"
+            )
         structures = (Structure(taken[v], v, PALETTE[n % len(PALETTE)]) for n, v in enumerate(rest))
-        return cls(tuple(structures), taken[0])
+        return cls(tuple(structures), taken[0], regions_from(regions or {}, [taken[v] for v in rest]), ignore)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,8 +122,37 @@ class Labels:
 
     @property
     def channels(self) -> int:
-        """Number of network outputs: the structures and the background."""
+        """The structures and the background."""
         return len(self.structures) + 1
+
+    @property
+    def outputs(self) -> int:
+        """Number of network outputs: the regions where there are any, else the channels."""
+        return len(self.regions) or self.channels
+
+    @property
+    def reference_channels(self) -> int:
+        """The channels of a reference: one more where some voxels are to be ignored."""
+        return self.channels + (self.ignore is not None)
+
+    @property
+    def channel_dtype(self) -> np.dtype[np.uint8 | np.uint16]:
+        """uint8 where a reference's channels fit, else uint16."""
+        return np.dtype(np.uint8 if self.reference_channels <= 256 else np.uint16)
+
+    @property
+    def region_channels(self) -> tuple[tuple[int, ...], ...]:
+        """The channels of each region's structures."""
+        return tuple(tuple(self.names.index(name) + 1 for name in region.structures) for region in self.regions)
+
+    @property
+    def region_writes(self) -> tuple[int, ...]:
+        """The channel that each region, in their order, writes into a label map."""
+        return tuple(self.names.index(region.writes) + 1 for region in self.regions)
+
+    def annotated_channels(self, annotated: Sequence[str] | None) -> tuple[bool, ...]:
+        """For each channel, whether a case in which only the structures ``annotated`` (None: all) were drawn says where it is."""
+        return (True, *(annotated is None or name in annotated for name in self.names))
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
@@ -129,7 +171,8 @@ class Labels:
         """
         names = [_words(name) for name in self.names]
         partners = [names.index(other) if (other := _other_side(name)) in names else n for n, name in enumerate(names)]
-        return (0, *(n + 1 for n in partners))
+        ignored = () if self.ignore is None else (self.channels,)
+        return (0, *(n + 1 for n in partners), *ignored)
 
     @property
     def one_sided(self) -> tuple[str, ...]:
@@ -147,12 +190,16 @@ class Labels:
 
     @cached_property
     def _channel_of_value(self) -> npt.NDArray[np.int32]:
-        table = np.full(max(self.values) + 2, -1, np.int32)
-        table[[0, *self.values]] = range(self.channels)
+        values = [0, *self.values, *([] if self.ignore is None else [self.ignore])]
+        table = np.full(max(values) + 2, -1, np.int32)
+        table[values] = range(self.reference_channels)
         return table
 
     def to_channels(self, label_map: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8 | np.uint16]:
-        """Values on disk -> contiguous channels, same shape. Raises DataError naming every value without a name."""
+        """Values on disk -> contiguous channels, same shape; ``ignore`` becomes the last one.
+
+        Raises DataError naming every value without a name.
+        """
         values = np.asarray(label_map)
         last = len(self._channel_of_value) - 1
         channels = self._channel_of_value[np.clip(values, 0, last).astype(np.int64)]
@@ -160,7 +207,7 @@ class Labels:
         if wrong.any():
             unknown = ", ".join(str(v) for v in np.unique(values[wrong])[:8])
             raise DataError(f"label value {unknown} is not in the labels {self.mapping()}")
-        return channels.astype(np.uint8 if self.channels <= 256 else np.uint16)
+        return channels.astype(self.channel_dtype)
 
     def to_values(self, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger]:
         """Contiguous channels -> values on disk, in ``dtype``."""

@@ -6,33 +6,32 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import ConfigError
-from medseg.losses.dice_ce import Loss
+from medseg.losses.comparison import Loss
 
 
-def deep_supervision(
-    loss: Loss, weights: Sequence[float] | None = None
-) -> Callable[[Tensor | Sequence[Tensor], Tensor], Tensor]:
+def deep_supervision(loss: Loss, weights: Sequence[float] | None = None) -> Callable[..., Tensor]:
     """Weighted mean of ``loss`` over a list of logits, full resolution first; plain ``loss`` for a single tensor.
 
-    ``target`` (B, *spatial) of indices is at full resolution and is sampled at the nearest voxel for the others.
-    Weights are divided by their sum; by default they are 1, 1/2, 1/4 and so on, with 0 for the lowest of several
-    resolutions, as in nnU-Net (doi:10.1038/s41592-020-01008-z): fine structures vanish there. A weight of 0 skips its
-    logits, and the head that made them gets no gradient; give ``weights`` where every parameter needs one. Raises
-    ConfigError if they are negative or all 0, ValueError if their number is not that of the logits.
+    The result takes logits, target and ``annotated`` as ``loss`` does. ``target`` (B, *spatial) is at full resolution and
+    is sampled at the nearest voxel for the others. Weights are divided by their sum; by default they are 1, 1/2, 1/4 and
+    so on, with 0 for the lowest of several resolutions, as in nnU-Net (doi:10.1038/s41592-020-01008-z): fine structures
+    vanish there. A weight of 0 skips its logits, and the head that made them gets no gradient; give ``weights`` where
+    every parameter needs one. Raises ConfigError if they are negative or all 0, ValueError if their number is not that
+    of the logits.
     """
     if weights is not None and (min(weights, default=0.0) < 0.0 or sum(weights) <= 0.0):
         raise ConfigError(f"deep supervision weights are {list(weights)}; expected numbers >= 0, not all of them 0")
 
-    def supervised(logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+    def supervised(logits: Tensor | Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
         if isinstance(logits, Tensor):
-            return loss(logits, target)
+            return loss(logits, target, annotated)
         factors = _default_weights(len(logits)) if weights is None else weights
         if len(factors) != len(logits):
             raise ValueError(
                 f"{len(factors)} deep supervision weights for {len(logits)} logits; give one weight for each"
             )
         terms = [
-            weight * loss(one, downsample_nearest(target, one.shape[2:]))
+            weight * loss(one, downsample_nearest(target, one.shape[2:]), annotated)
             for weight, one in zip(factors, logits, strict=True)
             if weight > 0.0
         ]

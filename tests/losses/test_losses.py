@@ -4,15 +4,35 @@ import math
 
 import pytest
 import torch
-from monai.losses import DiceCELoss, DiceLoss, FocalLoss
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
 from torch.nn.functional import interpolate, one_hot
 
 from medseg.core.errors import ConfigError
-from medseg.losses import LOSSES, ce, deep_supervision, dice, dice_ce, dice_focal
+from medseg.losses import (
+    LOSSES,
+    ce,
+    deep_supervision,
+    dice,
+    dice_ce,
+    dice_focal,
+    focal,
+    generalised_dice,
+    top_k,
+    tversky,
+    weighted_ce,
+)
 from medseg.losses.deep_supervision import downsample_nearest
 
 all_losses = pytest.mark.parametrize("name", LOSSES)
 both_dimensions = pytest.mark.parametrize("size", [(9, 7), (5, 6, 7)])
+
+
+OPTIONS = {"weighted_ce": {"weights": [0.5, 1.0, 2.0, 4.0]}, "top_k": {"percent": 30.0}}
+
+
+def made(name):
+    """The loss called ``name`` for four channels."""
+    return LOSSES[name](**OPTIONS.get(name, {}))
 
 
 def example(size, channels=4, batch=3):
@@ -80,10 +100,110 @@ def test_focal_without_focus_is_cross_entropy():
     torch.testing.assert_close(dice_focal(gamma=0.0)(logits, target), dice_ce()(logits, target))
 
 
+@pytest.mark.parametrize("loss", [focal, dice_focal])
 @pytest.mark.parametrize("gamma", [-1.0, 0.5])
-def test_a_focus_with_an_infinite_gradient_is_refused(gamma):
+def test_a_focus_with_an_infinite_gradient_is_refused(loss, gamma):
     with pytest.raises(ConfigError, match="gamma"):
-        dice_focal(gamma=gamma)
+        loss(gamma=gamma)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
+def test_focal_equals_monai_up_to_its_mean_over_channels(gamma):
+    theirs = FocalLoss(use_softmax=True, to_onehot_y=True, gamma=gamma)
+    assert_same_value_and_gradient(focal(gamma=gamma), lambda x, y: 4 * theirs(x, y), *example((5, 6, 7)))
+
+
+@both_dimensions
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_tversky_equals_monai(size, batch_dice):
+    # MONAI's alpha and beta are those of the paper: of false positives and of false negatives.
+    theirs = TverskyLoss(
+        include_background=False, softmax=True, to_onehot_y=True, alpha=0.2, beta=0.9, batch=batch_dice
+    )
+    assert_same_value_and_gradient(tversky(alpha=0.2, beta=0.9, batch_dice=batch_dice), theirs, *example(size))
+
+
+def test_tversky_at_equal_prices_is_dice():
+    logits, target = example((9, 7))
+    halved = tversky(alpha=0.5, beta=0.5, smooth=1e-5)(logits, target)
+    torch.testing.assert_close(halved, dice(smooth=2e-5)(logits, target))
+
+
+@pytest.mark.parametrize("prices", [{"alpha": -0.1}, {"beta": -1.0}, {"alpha": 0.0, "beta": 0.0}])
+def test_prices_of_tversky_that_are_none_are_refused(prices):
+    with pytest.raises(ConfigError, match="alpha"):
+        tversky(**prices)
+
+
+@both_dimensions
+@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
+@pytest.mark.parametrize("include_background", [False, True])
+def test_generalised_dice_equals_monai(size, weighting, include_background):
+    theirs = GeneralizedDiceLoss(
+        include_background=include_background,
+        softmax=True,
+        to_onehot_y=True,
+        w_type=weighting,
+        smooth_nr=0,
+        smooth_dr=0,
+    )
+    logits, target = example(size)
+    target[0] = torch.arange(target[0].numel()).reshape(size) % 3  # MONAI has no figure for a sample without structures
+    ours = generalised_dice(weighting=weighting, include_background=include_background, smooth=0.0)
+    assert_same_value_and_gradient(ours, theirs, logits, target)
+
+
+def test_generalised_dice_of_two_boxes_by_hand():
+    target = torch.zeros(1, 4, 6, dtype=torch.int64)
+    target[0, 1:3, 0:4] = 1
+    moved = certain(target.roll(2, dims=2), 2)
+    # Half of 8 voxels of the box overlap, 12 of 16 of the background: 2 (4/8^2 + 12/16^2) / (16/8^2 + 32/16^2) = 7/12.
+    assert generalised_dice()(moved, target).item() == pytest.approx(1 - 7 / 12, abs=1e-4)
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ConfigError, match="choose one of square, simple, uniform"):
+        generalised_dice(weighting="cube")
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_weighted_ce_equals_torch(label_smoothing):
+    logits, target = example((5, 6, 7))
+    weights = [0.1, 1.0, 3.0, 7.0]
+    value = weighted_ce(weights=weights, label_smoothing=label_smoothing)(logits, target)
+    expected = torch.nn.functional.cross_entropy(logits, target, torch.tensor(weights))
+    if label_smoothing:  # torch weighs the other classes' share by their weights, not by that of the voxel's class
+        voxel = torch.tensor(weights)[target]
+        spread = -(torch.log_softmax(logits, 1).mean(1) * voxel).sum() / voxel.sum()
+        expected = 0.8 * expected + 0.2 * spread
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0], "frequent"])
+def test_class_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(ConfigError, match="weights"):
+        weighted_ce(weights=weights)
+
+
+def test_class_weights_that_nobody_decided_are_refused_at_the_first_call():
+    with pytest.raises(ConfigError, match="auto"):
+        weighted_ce()(*example((3, 3)))
+
+
+def test_top_k_is_the_mean_of_the_hardest_voxels():
+    target = torch.zeros(1, 1, 10, dtype=torch.int64)
+    logits = torch.zeros(1, 2, 1, 10)
+    logits[0, 0] = torch.arange(10.0)  # the first voxels are the least sure of the background
+    expected = -(torch.sigmoid(torch.arange(3.0)).log()).mean()
+    torch.testing.assert_close(top_k(percent=30.0)(logits, target), expected)
+    torch.testing.assert_close(top_k(percent=100.0)(logits, target), ce()(logits, target))
+    assert top_k(percent=0.1)(logits, target).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("percent", [0.0, -5.0, 101.0])
+def test_a_share_of_voxels_that_is_none_is_refused(percent):
+    with pytest.raises(ConfigError, match="percent"):
+        top_k(percent=percent)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
@@ -137,7 +257,7 @@ def test_a_loss_falls_from_wrong_through_unsure_to_right(name, size):
     torch.manual_seed(0)
     target = torch.randint(0, 4, (3, *size))
     wrong, unsure, right = (
-        LOSSES[name]()(logits, target)
+        made(name)(logits, target)
         for logits in (certain((target + 1) % 4, 4), torch.zeros(3, 4, *size), certain(target, 4))
     )
     assert wrong > unsure > right
@@ -149,7 +269,7 @@ def test_a_loss_falls_from_wrong_through_unsure_to_right(name, size):
 def test_a_loss_is_a_float32_scalar_with_finite_gradients(name, size):
     logits, target = example(size)
     for x in (logits, logits * 1e4):
-        value = LOSSES[name]()(x, target)
+        value = made(name)(x, target)
         assert value.shape == ()
         assert value.dtype == torch.float32
         assert torch.autograd.grad(value, logits)[0].isfinite().all()
@@ -159,9 +279,9 @@ def test_a_loss_is_a_float32_scalar_with_finite_gradients(name, size):
 def test_autocast_changes_nothing_and_half_precision_logits_are_widened_first(name):
     logits, target = example((5, 6, 7))
     logits = logits.detach().bfloat16()
-    expected = LOSSES[name]()(logits.float(), target)
+    expected = made(name)(logits.float(), target)
     with torch.autocast("cpu", torch.bfloat16):
-        value = LOSSES[name]()(logits, target)
+        value = made(name)(logits, target)
     assert value.dtype == torch.float32
     assert torch.equal(value, expected)
 
@@ -173,7 +293,7 @@ def test_autocast_changes_nothing_and_half_precision_logits_are_widened_first(na
 )
 def test_shapes_that_do_not_fit_are_refused(name, logits, target):
     with pytest.raises(ValueError, match="do not fit"):
-        LOSSES[name]()(torch.zeros(logits), torch.zeros(target, dtype=torch.int64))
+        made(name)(torch.zeros(logits), torch.zeros(target, dtype=torch.int64))
 
 
 def test_deep_supervision_weighs_1_and_a_half_and_leaves_out_the_lowest_resolution():
@@ -195,9 +315,9 @@ def test_deep_supervision_takes_given_weights_relative_to_their_sum():
 @all_losses
 def test_deep_supervision_of_one_resolution_is_the_loss_itself(name):
     logits, target = example((8, 12))
-    expected = LOSSES[name]()(logits, target)
-    assert torch.equal(deep_supervision(LOSSES[name]())(logits, target), expected)
-    assert torch.equal(deep_supervision(LOSSES[name]())([logits], target), expected)
+    expected = made(name)(logits, target)
+    assert torch.equal(deep_supervision(made(name))(logits, target), expected)
+    assert torch.equal(deep_supervision(made(name))([logits], target), expected)
 
 
 @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -0.5]])
