@@ -93,6 +93,7 @@ class TrainConfig(_Section):
     schedule: Auto | Component = "auto"
     loss: Component = Component(name="dice_ce")
     foreground_fraction: Auto | Annotated[Number, Field(ge=0, le=1)] = "auto"
+    sampling: Literal["balanced", "frequency"] | dict[str, Annotated[Number, Field(ge=0, le=1e6)]] = "balanced"
     augmentation: Auto | Literal["none"] | dict[str, bool | dict[str, Any]] = "auto"
     precision: Literal["auto", "f32", "bf16", "fp16"] = "auto"
     accumulate: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
@@ -123,6 +124,8 @@ class Config(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w.+ -]*$")] = "medseg"
     data: DataConfig
     labels: dict[str, LabelEntry]
+    regions: dict[str, tuple[str, ...]] = {}
+    ignore: StrictInt | None = None
     modality: Literal["CT", "MR", "other"]
     plan: PlanConfig = PlanConfig()
     train: TrainConfig = TrainConfig()
@@ -144,14 +147,18 @@ class Config(_Section):
     @model_validator(mode="after")
     def _labels_make_sense(self) -> "Config":
         try:
-            labels_of(self.labels)
+            names = self.structure_labels.names
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        sampling = self.train.sampling
+        for name in sampling if isinstance(sampling, dict) else ():
+            if name not in names:
+                raise ValueError(f"train.sampling: {name!r} is no structure; choose from {', '.join(names)}")
         return self
 
     @property
     def structure_labels(self) -> Labels:
-        return labels_of(self.labels)
+        return labels_of(self.labels, self.regions, self.ignore)
 
 
 def find_config(name: Path) -> Path:

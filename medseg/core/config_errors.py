@@ -36,8 +36,8 @@ def _telling(errors: list[Any]) -> list[Any]:
 def _problem(error: Any, schema: type[BaseModel], document: Document | None) -> str:
     keys = [str(part) for part in error["loc"] if not _is_union_tag(part)]
     where = ".".join(keys)
-    about_labels = not keys and error["msg"].startswith("Value error, labels:")
-    line = document.line_of(["labels"] if about_labels else keys) if document else None
+    about = re.match(r"Value error, (labels|regions|ignore|train\.sampling):", error["msg"]) if not keys else None
+    line = document.line_of(about[1].split(".") if about else keys) if document else None
     given = document and any(".".join(keys[:n]) in document.overridden for n in range(1, len(keys) + 1))
     at = "on the command line: " if given else f"line {line}: " if line else ""
     if error["type"] == "extra_forbidden":

@@ -171,8 +171,7 @@ class Labels:
         """
         names = [_words(name) for name in self.names]
         partners = [names.index(other) if (other := _other_side(name)) in names else n for n, name in enumerate(names)]
-        ignored = () if self.ignore is None else (self.channels,)
-        return (0, *(n + 1 for n in partners), *ignored)
+        return (0, *(n + 1 for n in partners))
 
     @property
     def one_sided(self) -> tuple[str, ...]:

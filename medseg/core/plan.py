@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medseg.core.component import Component
-from medseg.core.errors import ModelError
+from medseg.core.errors import ConfigError, ModelError
+from medseg.core.labels import Labels
 
 FORMAT_VERSION = 2  # what a version adds has a default, so that older plans load
 MAX_PATCH_VOXELS = 2**28
@@ -51,6 +52,14 @@ class Fingerprint(_Frozen):
     foreground: tuple[ForegroundIntensity, ...]
     voxels_per_structure: dict[str, float] = Field(description="mean number of voxels in the cases that hold it")
     cases_per_structure: dict[str, int]
+    ignored_voxels: int = Field(default=0, description="in all cases together: voxels that nobody annotated")
+
+
+class PlannedRegion(_Frozen):
+    """Structures that one output of the network finds together; a plan lists them in the order of writing."""
+
+    name: str
+    structures: tuple[str, ...]
 
 
 class Plan(_Frozen):
@@ -72,6 +81,10 @@ class Plan(_Frozen):
         "refuse", description="a channel on another grid than the first"
     )
     labels: dict[str, int]
+    regions: tuple[PlannedRegion, ...] = Field(default=(), description="what the network finds instead of structures")
+    ignore: int | None = Field(
+        default=None, description="value of the voxels that nobody annotated; None: there are none"
+    )
     modality: str
     intensity: tuple[Intensity, ...]
     loss: Component
@@ -83,6 +96,9 @@ class Plan(_Frozen):
     validation_cases: int = Field(description="cases per validation while training; the last one takes all")
     ema: float
     foreground_fraction: float
+    sampling: dict[str, float] = Field(
+        default={}, description="how likely a patch shows a structure; 1 where it is not named"
+    )
     mirror_axes: tuple[Axis, ...]
     augmentation: tuple[Component, ...] = ()
     precision: Literal["f32", "bf16", "fp16"]
@@ -117,6 +133,15 @@ class Plan(_Frozen):
             raise ValueError(f"slice_axis {self.slice_axis} does not fit {self.dimensions} dimensions")
         if self.slice_axis is not None and self.patch_size[self.slice_axis] != 1:
             raise ValueError(f"patch_size {self.patch_size} must be 1 along slice_axis {self.slice_axis}")
+        try:
+            _ = self.structure_labels
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         if math.prod(self.patch_size) > MAX_PATCH_VOXELS:
             raise ValueError(f"patch_size {self.patch_size} holds more than {MAX_PATCH_VOXELS} voxels")
         return self
+
+    @property
+    def structure_labels(self) -> Labels:
+        """The structures, regions and ignored value that the network was planned for."""
+        return Labels.from_mapping(self.labels, {r.name: r.structures for r in self.regions}, self.ignore)

@@ -1,7 +1,7 @@
 """What may be said of a structure beside its value: its SNOMED CT code and its colour, as configs and models hold them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -52,11 +52,15 @@ LabelEntry = Annotated[
 ]
 
 
-def labels_of(entries: Mapping[str, int | StructureConfig]) -> Labels:
+def labels_of(
+    entries: Mapping[str, int | StructureConfig],
+    regions: Mapping[str, Sequence[str]] | None = None,
+    ignore: int | None = None,
+) -> Labels:
     """The labels of a config. Raises ConfigError as ``Labels.from_mapping`` does."""
     values = {name: e.value if isinstance(e, StructureConfig) else e for name, e in entries.items()}
     details = {name: entry for name, entry in entries.items() if isinstance(entry, StructureConfig)}
-    return detailed(Labels.from_mapping(values), details)
+    return detailed(Labels.from_mapping(values, regions, ignore), details)
 
 
 def detailed(labels: Labels, details: Mapping[str, StructureDetails]) -> Labels:

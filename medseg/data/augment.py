@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -66,6 +67,15 @@ def _random(plan: Plan, step: int, name: str) -> Random:
     return np.random.default_rng((plan.seed, 3, step, zlib.crc32(name.encode())))
 
 
+def sides_changed(plan: Plan, step: int, patches: int) -> npt.NDArray[np.bool_]:
+    """Which of a batch's ``patches`` ``augment`` flips along axis 0, where left becomes right."""
+    return _flips(plan.mirror_axes, patches, _random(plan, step, "mirror")).get(0, np.zeros(patches, bool))
+
+
+def _flips(axes: Sequence[int], patches: int, random: Random) -> dict[int, npt.NDArray[np.bool_]]:
+    return {axis: random.random(patches) < 0.5 for axis in axes}
+
+
 def mirror(
     images: Tensor, references: Tensor, axes: Sequence[int], swaps: Sequence[int], random: Random
 ) -> tuple[Tensor, Tensor]:
@@ -73,8 +83,8 @@ def mirror(
 
     References beyond ``swaps``, such as voxels to ignore, stay what they are.
     """
-    for axis in axes:
-        chosen = np.flatnonzero(random.random(len(images)) < 0.5)
+    for axis, flipped_patches in _flips(axes, len(images), random).items():
+        chosen = np.flatnonzero(flipped_patches)
         if chosen.size:
             rows = sent(chosen, images)
             images = images.index_copy(0, rows, images[rows].flip(axis + 2))

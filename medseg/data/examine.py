@@ -64,13 +64,13 @@ def examine(case: Case, labels: Labels | None) -> Examined:
     ras = image.canonical()
     onto = order_between(label.geometry, ras.geometry)
     warnings = [*image.warnings, *label.warnings]
-    if not set(values) - {0}:
+    known = _every_value(labels, values, own)
+    if not set(values) - {0, known.ignore}:
         warnings.append(NO_STRUCTURE)
     if any(channel.min() == channel.max() for channel in image.data):
         warnings.append(CONSTANT)
     if order.permutation != (0, 1, 2) or any(order.flips):
         found.append(Finding("storage-order", "info", (case.id,), _STORAGE))
-    known = _every_value(labels, values, own)
     facts = case_facts(
         case,
         image,
@@ -212,8 +212,9 @@ def _counted(data: npt.NDArray[Any]) -> dict[int, int]:
 def _every_value(labels: Labels | None, values: dict[int, int], own: dict[int, str]) -> Labels:
     """``labels`` as they are where they name every value, else with a name for each that they do not."""
     mapping = labels.mapping() if labels else {"background": 0, **{name: value for value, name in own.items()}}
-    unknown = [value for value in values if value not in mapping.values()]
+    ignore = labels.ignore if labels else None
+    unknown = [value for value in values if value not in mapping.values() and value != ignore]
     if labels and not unknown:
         return labels
     mapping |= {unnamed(value): value for value in unknown}
-    return Labels.from_mapping(mapping if len(mapping) > 1 else {**mapping, unnamed(1): 1})
+    return Labels.from_mapping(mapping if len(mapping) > 1 else {**mapping, unnamed(1): 1}, ignore=ignore)

@@ -24,6 +24,7 @@ def fingerprint(facts: Sequence[CaseFacts]) -> Fingerprint:
         foreground=tuple(_intensity(channel) for channel in pooled),
         voxels_per_structure={name: float(np.mean(found)) if found else 0.0 for name, found in present.items()},
         cases_per_structure={name: len(found) for name, found in present.items()},
+        ignored_voxels=sum(f.ignored for f in facts),
     )
 
 

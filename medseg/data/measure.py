@@ -12,6 +12,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.volume import Volume
 from medseg.data.likeness import Look, look_of
+from medseg.data.reference import counted_channels
 
 FOREGROUND_SAMPLES = 10_000  # intensities kept per case for the fingerprint
 Channels = npt.NDArray[np.uint8 | np.uint16]
@@ -31,6 +32,7 @@ class CaseFacts:
 
     ``content`` is a hash of the image's voxels, the same for any storage order and type; empty for a constant image.
     ``orientation`` is that of storage. ``extents`` hold the structures that have voxels. ``patient_id`` is DICOM's.
+    ``voxels`` by structure, 0 where the case does not annotate it; ``ignored``: voxels that count nowhere.
     """
 
     case: Case
@@ -45,6 +47,7 @@ class CaseFacts:
     extents: dict[str, Extent]
     foreground: npt.NDArray[np.float32]
     warnings: tuple[str, ...]
+    ignored: int = 0
 
     def volume_ml(self, structure: str) -> float:
         """Of a structure in this case; 0.0 where it is not there."""
@@ -60,6 +63,7 @@ def case_facts(
 ) -> CaseFacts:
     """The facts of ``image`` and of its label map as ``channels`` (I, J, K) on the same grid, stored nearest to RAS."""
     ras = image.canonical()
+    channels, ignored = counted_channels(channels, labels, case.annotated)
     counts, extents = structure_extents(channels, ras.geometry, labels)
     return CaseFacts(
         case=case,
@@ -74,6 +78,7 @@ def case_facts(
         extents=extents,
         foreground=_sample(ras, channels),
         warnings=warnings,
+        ignored=ignored,
     )
 
 

@@ -5,12 +5,11 @@ import numpy as np
 from medseg.core.component import build
 from medseg.core.errors import DataError
 from medseg.core.geometry import order_between, resized, shape_at_spacing, upright
-from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.regrid import label_map_onto, straightened
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
-from medseg.data.resample import resample, resample_channels, spline_orders
+from medseg.data.resample import resample, resample_channels, resample_touched, spline_orders
 
 
 def preprocess(volume: Volume, plan: Plan) -> Volume:
@@ -35,7 +34,7 @@ def preprocess(volume: Volume, plan: Plan) -> Volume:
 
 
 def preprocess_reference(reference: LabelMap, image: Volume, plan: Plan) -> LabelMap:
-    """``reference`` as contiguous channels on the grid that ``preprocess`` gives ``image``.
+    """``reference`` as contiguous channels on the grid that ``preprocess`` gives ``image``; ignored is what ignored voxels touch.
 
     The reference may be stored in another order; it must lie on the image's grid (the dataset check sees to it).
     """
@@ -43,8 +42,11 @@ def preprocess_reference(reference: LabelMap, image: Volume, plan: Plan) -> Labe
     order = order_between(reference.geometry, stored)
     if order is None:
         raise DataError(f"label grid {reference.geometry} differs from the image grid {image.geometry}")
-    labels = Labels.from_mapping(plan.labels)
+    labels = plan.structure_labels
     ras = upright(stored)
     channels = label_map_onto(LabelMap(labels.to_channels(order.array(reference.data)), stored), ras).data
     shape = shape_at_spacing(ras, plan.spacing_mm)
-    return LabelMap(resample_channels(channels, labels.channels, shape), resized(ras, shape))
+    resampled = resample_channels(channels, labels.channels, shape)
+    if labels.ignore is not None:
+        resampled = np.where(resample_touched(channels == labels.channels, shape), labels.channels, resampled)
+    return LabelMap(resampled.astype(labels.channel_dtype, copy=False), resized(ras, shape))

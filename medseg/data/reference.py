@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
@@ -12,6 +13,20 @@ from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.io.reading import holds_named_masks, read_label_map
 from medseg.io.source import shown
+
+
+def counted_channels(
+    channels: npt.NDArray[np.uint8 | np.uint16], labels: Labels, annotated: Sequence[str] | None
+) -> tuple[npt.NDArray[np.uint8 | np.uint16], int]:
+    """``channels`` of a case with 0 for what does not count, and the number of voxels to be ignored.
+
+    Ignored voxels do not count, nor do structures that the case does not annotate.
+    """
+    if annotated is None and labels.ignore is None:
+        return channels, 0
+    kept = [n * known for n, known in enumerate(labels.annotated_channels(annotated))]
+    table = np.array([*kept, 0], labels.channel_dtype)
+    return table[channels], int(np.count_nonzero(channels == labels.channels))
 
 
 def read_reference(path: Path, labels: Labels, left_out: Sequence[int] = (), like: Geometry | None = None) -> LabelMap:

@@ -52,6 +52,11 @@ def resample_channels(channels: npt.NDArray[np.generic], size: int, shape: Shape
     return winner
 
 
+def resample_touched(mask: npt.NDArray[np.bool_], shape: Shape) -> npt.NDArray[np.bool_]:
+    """``mask`` (I, J, K) on ``shape``: true wherever a true voxel has any share in the linear interpolation."""
+    return mask if mask.shape == shape else resample(mask.astype(np.float32), shape, (1, 1, 1)) > 1e-6
+
+
 def spline_orders(spacing_mm: tuple[float, float, float]) -> Shape:
     """Cubic along each axis; linear along one whose spacing is over three times the finest, where cubic would ring."""
     i, j, k = (1 if s > 3 * min(spacing_mm) else 3 for s in spacing_mm)

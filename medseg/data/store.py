@@ -30,7 +30,7 @@ _PARTS = ("image", "reference", "locations")
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A preprocessed case in files that begin with ``stem``.
+    """A preprocessed case in files that begin with ``stem``; ``annotated`` as in ``Case``.
 
     Its arrays are memory-mapped anew each time they are asked for (0.1 ms): a map that stays open holds a file
     descriptor, and a process often has 1,024 of those.
@@ -38,6 +38,7 @@ class StoredCase:
 
     id: str
     stem: Path
+    annotated: tuple[str, ...] | None = None
 
     @property
     def image(self) -> npt.NDArray[np.float32]:
@@ -51,7 +52,7 @@ class StoredCase:
 
     @property
     def locations(self) -> npt.NDArray[np.int32]:
-        """(n, 4): channel, i, j, k of voxels inside structures."""
+        """(n, 4): channel, i, j, k of voxels inside structures; of channel 0 any that are not to be ignored, where some are."""
         return self._open("locations")
 
     def file(self, ending: str) -> Path:
@@ -66,6 +67,7 @@ class StoredCase:
 def store_key(plan: Plan) -> str:
     """What the stored voxels depend on, hashed: spacing, intensities, labels. Other decisions may change freely."""
     decided = plan.model_dump(mode="json", include={"format_version", "spacing_mm", "intensity", "labels", "channels"})
+    decided |= {} if plan.ignore is None else {"ignore": plan.ignore}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -78,11 +80,11 @@ def build_store(
     run goes on where it stopped, and a scan that was edited since is made again.
     """
     place = make_folder(folder / store_key(plan))
-    labels = Labels.from_mapping(plan.labels)
+    labels = plan.structure_labels
 
     def ensure(case: Case) -> StoredCase:
         stem = hashlib.sha256(case.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        stored = StoredCase(case.id, place / stem)
+        stored = StoredCase(case.id, place / stem, case.annotated)
         record, sources = stored.file("json"), _content(case)
         if _recorded(record) != sources:
             record.unlink(missing_ok=True)  # while its arrays are replaced the case is not there
@@ -124,11 +126,11 @@ def _content(case: Case) -> str:
 
 
 def _locations(reference: LabelMap, labels: Labels, stem: str) -> npt.NDArray[np.int32]:
-    """Up to LOCATIONS voxels of each channel but the background, chosen by the case's hash alone."""
+    """Up to LOCATIONS voxels of each structure, chosen by the case's hash alone; of all that count where some are ignored."""
     random = np.random.default_rng(int(stem, 16))
     rows = [np.empty((0, 4), np.int32)]
-    for channel in range(1, labels.channels):
-        inside = np.flatnonzero(reference.data == channel)
+    for channel in range(labels.ignore is None, labels.channels):
+        inside = np.flatnonzero(reference.data == channel if channel else reference.data != labels.channels)
         if inside.size > LOCATIONS:
             inside = np.sort(random.choice(inside, LOCATIONS, replace=False))
         index = np.stack(np.unravel_index(inside, reference.data.shape), axis=1)

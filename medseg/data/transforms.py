@@ -117,14 +117,13 @@ class Preprocessd(MapTransform):
 
 def loading(plan: Plan) -> Callable[[Case], tuple[Volume, LabelMap]]:
     """The training data's way in: a MONAI ``Compose`` of the transforms above, from a case to its preprocessed pair."""
-    labels = Labels.from_mapping(plan.labels)
+    labels = plan.structure_labels
 
     def load(case: Case) -> tuple[Volume, LabelMap]:
         image = LoadVolumed("image", options=ReadOptions(channel_grids=case.channel_grids))
         compose = Compose([image, LoadLabelMapd("reference", labels, case.left_out), Preprocessd(plan)])
         result = compose({"image": list(case.images), "reference": case.reference})
         reference = to_volume(result["reference"])
-        dtype = np.uint8 if len(plan.labels) <= 256 else np.uint16
-        return to_volume(result["image"]), LabelMap(reference.data[0].astype(dtype), reference.geometry)
+        return to_volume(result["image"]), LabelMap(reference.data[0].astype(labels.channel_dtype), reference.geometry)
 
     return load

@@ -1,6 +1,6 @@
 """From slabs of logits on the plan's grid to a channel map on the scan's grid, one class and one slab at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,51 @@ def linear_matrix(source: int, target: int) -> npt.NDArray[np.float32]:
     return matrix
 
 
+Decide = Callable[[Iterable[Tensor]], Tensor]
+"""Logits of a slab, one output after the other, to its channels (int32): only one output is held at a time."""
+
+
+def largest(outputs: Iterable[Tensor]) -> Tensor:
+    """The output with the largest logit; the lowest one wins a tie."""
+    best: Tensor | None = None
+    winner = torch.zeros(0)
+    for channel, value in enumerate(outputs):
+        if best is None:
+            best, winner = value.clone(), torch.zeros(value.shape, dtype=torch.int32)
+        else:
+            wins = value > best
+            winner.masked_fill_(wins, channel)
+            torch.maximum(best, value, out=best)
+    return winner
+
+
+def regions_in_order(writes: Sequence[int]) -> Decide:
+    """Each region, where its probability is above one half, writes its channel of ``writes`` over the regions before it."""
+
+    def decide(outputs: Iterable[Tensor]) -> Tensor:
+        written = torch.zeros(0)
+        for value, channel in zip(outputs, writes, strict=True):
+            if not written.numel():
+                written = torch.zeros(value.shape, dtype=torch.int32)
+            written.masked_fill_(value > 0.0, channel)
+        return written
+
+    return decide
+
+
 def restore(
-    slabs: Iterable[Tensor], *, source: Triple, target: Triple, axis: int, dtype: npt.DTypeLike
+    slabs: Iterable[Tensor],
+    *,
+    source: Triple,
+    target: Triple,
+    axis: int,
+    dtype: npt.DTypeLike,
+    decide: Decide = largest,
 ) -> npt.NDArray[np.unsignedinteger]:
-    """The channel with the largest logit at each voxel of ``target`` (I, J, K), in ``dtype``.
+    """The channel that ``decide`` finds for each voxel of ``target`` (I, J, K), in ``dtype``.
 
     ``slabs`` (K, n, A, B) come in order along ``axis`` and cover ``source``; logits are interpolated linearly over the
-    same field of view. No more than one class of one slab is held at the target's resolution. The lowest channel wins
-    a tie.
+    same field of view. No more than one output of one slab is held at the target's resolution.
     """
     across = [a for a in range(3) if a != axis]
     plane = tuple(target[a] for a in across)
@@ -48,7 +85,7 @@ def restore(
         end = int(np.searchsorted(needed, available, side="left"))
         if end > emitted:
             rows = torch.from_numpy(along[emitted:end, base:available])
-            result[emitted:end] = _argmax(held, rows, in_plane).numpy()
+            result[emitted:end] = decide(_at_target(held, rows, in_plane)).numpy()
             emitted = end
             if end < target[axis]:
                 # Where planes are skipped, the next one needed may lie in a slab that has not come yet.
@@ -61,22 +98,15 @@ def restore(
     return np.moveaxis(result, 0, axis)
 
 
-def _argmax(held: Tensor, rows: Tensor, in_plane: list[Tensor | None]) -> Tensor:
-    best: Tensor | None = None
-    winner = torch.zeros(0)
-    for channel, logits in enumerate(held):
+def _at_target(held: Tensor, rows: Tensor, in_plane: list[Tensor | None]) -> Iterator[Tensor]:
+    """The logits of one output after the other, interpolated."""
+    for logits in held:
         value = logits if _is_identity(rows) else torch.tensordot(rows, logits, dims=1)
         if in_plane[0] is not None:
             value = in_plane[0] @ value
         if in_plane[1] is not None:
             value = value @ in_plane[1].T
-        if best is None:
-            best, winner = value.clone(), torch.zeros(value.shape, dtype=torch.int32)
-        else:
-            wins = value > best
-            winner.masked_fill_(wins, channel)
-            torch.maximum(best, value, out=best)
-    return winner
+        yield value
 
 
 def _is_identity(rows: Tensor) -> bool:

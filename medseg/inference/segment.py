@@ -7,13 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from medseg.core.geometry import order_to, upright
-from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
-from medseg.inference.restore import restore
+from medseg.inference.restore import largest, regions_in_order, restore
 from medseg.inference.stream import Predict, stream_logits
 from medseg.inference.windows import window_starts
 
@@ -30,13 +29,13 @@ class Segmented:
 
 
 def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, progress: Progress = silent) -> Segmented:
-    """Segment ``volume`` (C, I, J, K) with the plan's windows, Gaussian blend, overlap one half.
+    """Segment ``volume`` (C, I, J, K) with the plan's windows, Gaussian blend, overlap one half; regions write in their order.
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
     windows at a time only.
     """
-    labels = Labels.from_mapping(plan.labels)
+    labels = plan.structure_labels
     clock = [time.perf_counter()]
     prepared = preprocess(volume, plan)
     clock.append(time.perf_counter())
@@ -60,10 +59,15 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
         return logits
 
     slabs = stream_logits(
-        prepared.data, timed, channels=labels.channels, window=plan.patch_size, axis=axis, overlap=OVERLAP, batch=batch
+        prepared.data, timed, channels=labels.outputs, window=plan.patch_size, axis=axis, overlap=OVERLAP, batch=batch
     )
     channels = restore(
-        slabs, source=source, target=grid.shape, axis=axis, dtype=np.uint8 if labels.channels <= 256 else np.uint16
+        slabs,
+        source=source,
+        target=grid.shape,
+        axis=axis,
+        dtype=labels.channel_dtype,
+        decide=regions_in_order(labels.region_writes) if labels.regions else largest,
     )
     clock.append(time.perf_counter())
     found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)

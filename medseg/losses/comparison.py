@@ -42,9 +42,14 @@ class Sums:
     counted: Tensor | None
 
     def over_batch(self) -> "Sums":
-        """One sum for all samples (1, K); a channel counts where it counts in any of them."""
-        counted = None if self.counted is None else (self.counted.sum(0, keepdim=True) > 0.0).float()
-        return Sums(*(x.sum(0, keepdim=True) for x in (self.predicted, self.present, self.both)), counted)
+        """One sum (1, K) for all samples of all processes; a channel counts where it counts in any of them."""
+        counted = None
+        if self.counted is not None:
+            counted = (over_processes(self.counted.sum(0, keepdim=True)) > 0.0).float()
+        predicted, present, both = (
+            over_processes(x.sum(0, keepdim=True)) for x in (self.predicted, self.present, self.both)
+        )
+        return Sums(predicted, present, both, counted)
 
     def without(self, first: int) -> "Sums":
         """Without the ``first`` channels."""
@@ -151,7 +156,8 @@ def _regions(
         p, y = x.sigmoid(), truth.float()
         if counted is not None:
             p, y = p * counted, y * counted
-        return Sums(*(v.flatten(2).sum(2) for v in (p, y, p * y)), None if known is None else known.float())
+        predicted, present, both = (v.flatten(2).sum(2) for v in (p, y, p * y))
+        return Sums(predicted, present, both, None if known is None else known.float())
 
     return Comparison(log_p_true, counted, truth, 0, lambda: (logsigmoid(x) + logsigmoid(-x)) / 2, sums)
 

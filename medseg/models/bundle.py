@@ -62,7 +62,7 @@ class Model:
 
     @property
     def labels(self) -> Labels:
-        return detailed(Labels.from_mapping(self.card.labels), self.card.structures)
+        return detailed(self.plan.structure_labels, self.card.structures)
 
 
 def network_for(plan: Plan, *, deep_supervision: bool = False) -> nn.Module:
@@ -71,7 +71,7 @@ def network_for(plan: Plan, *, deep_supervision: bool = False) -> nn.Module:
     return build_network(
         Component(name=plan.architecture.name, options=options),
         in_channels=plan.channels,
-        out_channels=len(plan.labels),
+        out_channels=plan.structure_labels.outputs,
         dimensions=plan.dimensions,
         slice_axis=plan.slice_axis,
     )

@@ -45,12 +45,17 @@ class Report:
     def mean(self, metric: str, structure: str | None = None) -> float:
         """Mean of ``metric`` over cases for ``structure`` (or region); without one, the mean of those means over structures.
 
-        NaN where nothing is defined. Raises KeyError where the report has no such metric or structure.
+        NaN where nothing is defined, as where no case annotates the structure. Raises KeyError where the report has no such
+        metric or structure.
         """
         rows = [s for s in self.summaries if s.metric == metric and structure in (None, s.structure)]
         if structure is None:  # a region would count its structures twice
             rows = [s for s in rows if s.structure not in self.settings.regions]
         if not rows:
+            if structure in (*self.labels.names, *self.settings.regions) and any(
+                s.metric == metric for s in self.summaries
+            ):
+                return math.nan
             raise KeyError(f"no {metric!r} of {structure or 'any structure'!r} in this report")
         return mean_over_structures(rows, metric)
 

@@ -1,5 +1,6 @@
 """What a training returns: where everything lies and how well it validated, shown well in a notebook."""
 
+import math
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,10 +25,13 @@ class TrainResult:
 
     @property
     def dice(self) -> dict[str, float]:
-        """Mean validation Dice of each structure over all cases held out; empty after ``fold: final``."""
-        names = [name for name in self.plan.labels if self.plan.labels[name]]
+        """Mean validation Dice of each structure and region over all cases held out; empty after ``fold: final``."""
         reports = [self.cross_validation] if self.cross_validation else list(self.validation.values())
-        return {name: sum(r.mean("dice", name) for r in reports) / len(reports) for name in names} if reports else {}
+        names = [*reports[0].labels.names, *reports[0].settings.regions] if reports else []
+        means = {name: [report.mean("dice", name) for report in reports] for name in names}
+        # A fold whose cases do not annotate a structure says nothing of it.
+        kept = {name: [v for v in values if not math.isnan(v)] or [math.nan] for name, values in means.items()}
+        return {name: sum(values) / len(values) for name, values in kept.items()}
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in self.dice.items()) or "not validated"

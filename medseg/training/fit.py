@@ -11,8 +11,9 @@ import torch
 
 from medseg.core.component import Component
 from medseg.core.config import Config, budget_seconds
-from medseg.core.plan import Fingerprint, Plan
+from medseg.core.plan import Fingerprint, Plan, PlannedRegion
 from medseg.data.augment import augmentation_for
+from medseg.data.class_weights import decided_loss, decided_sampling
 from medseg.data.planning import (
     CPU_VOXELS,
     GPU_VOXELS,
@@ -51,7 +52,7 @@ def draft_plan(
     rate, schedule, fraction = config.train.learning_rate, config.train.schedule, config.train.foreground_fraction
     axes, mirrored = mirror_axes_for(config, frame.patch_size)
     patch = frame.patch_size
-    batch = config.plan.batch_size
+    batch, labels = config.plan.batch_size, config.structure_labels
     return Plan(
         dimensions=3 if frame.dimensions == 3 else 2,
         slice_axis=frame.slice_axis,
@@ -62,10 +63,12 @@ def draft_plan(
         channels=fingerprint.channels,
         channel_names=fingerprint.channel_names,
         channel_grids=config.data.channel_grids,
-        labels=config.structure_labels.mapping(),
+        labels=labels.mapping(),
+        regions=tuple(PlannedRegion(name=name, structures=held) for name, held in config.regions.items()),
+        ignore=config.ignore,
         modality=config.modality,
         intensity=intensities_for(config, fingerprint),
-        loss=config.train.loss,
+        loss=decided_loss(config.train.loss, labels, fingerprint),
         optimizer=optimizer,
         schedule=Component(name="poly" if optimizer.name == "sgd" else "warmup_cosine")
         if schedule == "auto"
@@ -76,6 +79,7 @@ def draft_plan(
         validation_cases=0,
         ema=0.99,
         foreground_fraction=0.5 if fraction == "auto" else float(fraction),
+        sampling=decided_sampling(config.train.sampling, fingerprint),
         mirror_axes=axes,
         augmentation=augmentation_for(config),
         precision=_precision(config, device),

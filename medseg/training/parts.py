@@ -29,7 +29,7 @@ def require_parts(config: Config, device: torch.device) -> None:
             "train.tensorboard needs the package tensorboard: pip install 'medseg[track]', or set it to false"
         )
     find("architecture", ARCHITECTURES, config.plan.architecture.name)
-    _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part))
+    _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part, config.structure_labels))
     augmentation_for(config)
     if config.train.schedule != "auto":
         _built("train.schedule", config.train.schedule, lambda part: build("schedule", SCHEDULES, part, 100))

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from medseg.core.component import build
 from medseg.core.errors import ResourceError
-from medseg.core.labels import Labels
 from medseg.core.plan import Plan
-from medseg.data.augment import augment, extent_for
+from medseg.data.augment import augment, extent_for, sides_changed
 from medseg.data.loader import Batch, load_batch
 from medseg.data.store import StoredCase
 from medseg.losses import LOSSES
@@ -29,16 +30,15 @@ class Objective(nn.Module):
     One module, so that the processes of a team see which parameters a loss needs, and torch.compile sees it whole.
     """
 
-    def __init__(self, network: nn.Module, loss: Callable[[Any, Tensor], Tensor]) -> None:
+    def __init__(self, network: nn.Module, loss: Callable[[Any, Tensor, Tensor | None], Tensor]) -> None:
         super().__init__()
         self.network, self.loss = network, loss
 
-    def forward(self, images: Tensor, references: Tensor) -> Tensor:
+    def forward(self, images: Tensor, references: Tensor, annotated: Tensor | None = None) -> Tensor:
         logits = self.network(images)
         with torch.autocast(images.device.type, enabled=False):
-            return self.loss(
-                logits.float() if isinstance(logits, Tensor) else [one.float() for one in logits], references
-            )
+            whole = logits.float() if isinstance(logits, Tensor) else [one.float() for one in logits]
+            return self.loss(whole, references, annotated)
 
 
 class Stepper:
@@ -51,7 +51,7 @@ class Stepper:
         self.plan, self.stored, self.device = plan, stored, device
         self._parts = [n * plan.processes + team.rank for n in range(plan.accumulate)]
         self._extent = extent_for(plan)
-        self._swaps = Labels.from_mapping(plan.labels).mirror_swaps
+        self._labels = plan.structure_labels
         torch.manual_seed(plan.seed)
         network = network_for(plan, deep_supervision=True)
         self.network = weights_of(network)
@@ -59,7 +59,8 @@ class Stepper:
         if plan.precision == "fp16":
             never_fused(optimizer)
         self.schedule = build("schedule", SCHEDULES, plan.schedule, plan.steps)
-        objective = Objective(network, deep_supervision(build("loss", LOSSES, plan.loss), supervision_weights(network)))
+        loss = build("loss", LOSSES, plan.loss, self._labels)
+        objective = Objective(network, deep_supervision(loss, supervision_weights(network)))
         self.fabric = make_fabric(device, plan.precision, team)
         whole = torch.compile(objective) if plan.compile else objective
         self._objective, self.optimizer = self.fabric.setup(whole, optimizer)
@@ -96,11 +97,18 @@ class Stepper:
         references = torch.from_numpy(batch.references).to(self.device, non_blocking=True)
         with torch.no_grad():
             draw = step * self.plan.accumulate * self.plan.processes + part
-            images, references = augment(images, references, self.plan, draw, self._swaps)
+            images, references = augment(images, references, self.plan, draw, self._labels.mirror_swaps)
+        annotated = None if batch.annotated is None else self._annotated(batch.annotated, draw).to(self.device)
         with self.fabric.no_backward_sync(self._objective, enabled=part != self._parts[-1]):
-            loss: Tensor = self._objective(images, references)
+            loss: Tensor = self._objective(images, references, annotated)
             self.fabric.backward(loss / len(self._parts) if len(self._parts) > 1 else loss)
         return loss.detach()
+
+    def _annotated(self, annotated: npt.NDArray[np.bool_], draw: int) -> Tensor:
+        """The structures (B, channels) that each patch annotates once ``augment`` has mirrored it."""
+        other_side = annotated[:, list(self._labels.mirror_swaps)]
+        changed = sides_changed(self.plan, draw, len(annotated))
+        return torch.from_numpy(np.where(changed[:, None], other_side, annotated))
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must hold beside tensors: the loss scale of fp16."""

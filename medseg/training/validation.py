@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
 from medseg.io.reading import read_volumes
 from medseg.io.scan import ReadOptions
-from medseg.metrics import CasePair, score_case, score_structure
+from medseg.metrics import COUNTED, CasePair, Settings, score_case, score_regions, score_structure
 from medseg.models.bundle import network_for, weights_of
 
 
@@ -38,17 +38,39 @@ class Validated:
 
 
 def validate_case(case: Case, plan: Plan, network: torch.nn.Module, device: torch.device) -> Validated:
-    """Read, segment and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would."""
-    labels = Labels.from_mapping(plan.labels)
+    """Read, segment and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would.
+
+    Regions are scored beside the structures. Voxels to be ignored are background in prediction and reference, and
+    structures that the case does not annotate are not scored.
+    """
+    labels = plan.structure_labels
     volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
     prediction = segment(volume, plan, torch_predict([network], device)).label_map
     reference = as_label(case, labels, volume.geometry)
     order = order_between(prediction.geometry, reference.geometry)
     if order is None:
         raise GeometryError(f"{case.id}: label grid {reference.geometry} differs from image grid {volume.geometry}")
-    pair = CasePair.of(order.array(prediction.data), reference.data, reference.geometry)
-    scores = [score for s in labels.structures for score in score_structure(case.id, s.name, pair.structure(s.value))]
-    return Validated(case.id, scores + score_case(case.id, pair), volume, prediction, reference)
+    predicted = order.array(prediction.data)
+    if labels.ignore is not None:
+        ignored = reference.data == labels.ignore
+        predicted, cleared = (np.where(ignored, data.dtype.type(0), data) for data in (predicted, reference.data))
+        reference = replace(reference, data=cleared)
+    pair = CasePair.of(predicted, reference.data, reference.geometry)
+    known = labels.names if case.annotated is None else case.annotated
+    structures = [s for s in labels.structures if s.name in known]
+    scores = [score for s in structures for score in score_structure(case.id, s.name, pair.structure(s.value))]
+    scores += score_regions(case.id, labels.mapping(), pair, region_settings(labels, known))
+    # A whole-case figure counts every voxel, also those whose structure nobody drew.
+    scores += score_case(case.id, pair) if case.annotated is None else []
+    return Validated(case.id, scores, volume, prediction, reference)
+
+
+def region_settings(labels: Labels, known: Collection[str]) -> Settings:
+    """What is scored: regions of ``known`` structures alone; one that is a structure is scored as that."""
+    regions = {
+        r.name: r.structures for r in labels.regions if r.name not in labels.names and {*r.structures} <= {*known}
+    }
+    return Settings(COUNTED, regions=regions)
 
 
 def trained_network(plan: Plan, state: dict[str, Tensor]) -> torch.nn.Module:
@@ -63,10 +85,10 @@ def mean_dice(
 ) -> dict[str, float]:
     """Mean Dice of each structure over ``cases``; NaN for a structure that none of them holds."""
     network = trained_network(plan, state)
-    found: dict[str, list[float]] = {name: [] for name in Labels.from_mapping(plan.labels).names}
+    found: dict[str, list[float]] = {name: [] for name in plan.structure_labels.names}
     for done, case in enumerate(cases, 1):
         for score in validate_case(case, plan, network, device).scores:
-            if score.metric == "dice" and not math.isnan(score.value):
+            if score.metric == "dice" and score.structure in found and not math.isnan(score.value):
                 found[score.structure].append(score.value)
         progress("validate", done, len(cases))
     return {name: float(np.mean(values)) if values else math.nan for name, values in found.items()}

@@ -24,6 +24,7 @@ def cross_validation(reports: Mapping[str, Report], cases: Sequence[Case]) -> Re
         tuple(summarise(scores, patients=patients)),
         next(iter(reports.values())).labels,
         tuple(case for report in reports.values() for case in report.cases),
+        settings=next(iter(reports.values())).settings,
     )
 
 

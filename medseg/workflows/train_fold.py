@@ -12,7 +12,6 @@ from torch import Tensor
 from medseg.core.case import Case
 from medseg.core.config import Config
 from medseg.core.files import sha256_of
-from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
@@ -36,7 +35,7 @@ from medseg.training.log import Row, read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
 from medseg.training.team import Team
 from medseg.training.track import tracker
-from medseg.training.validation import mean_dice, trained_network, validate_case
+from medseg.training.validation import mean_dice, region_settings, trained_network, validate_case
 
 Say = Callable[[str], None]
 
@@ -101,7 +100,7 @@ class Fold:
         return {} if report is None else {self.name: report}
 
     def _validate(self, held_out: Sequence[Case], state: dict[str, Tensor]) -> Report:
-        labels = Labels.from_mapping(self.plan.labels)
+        labels = self.plan.structure_labels
         network = trained_network(self.plan, state)
         scores: list[Score] = []
         files: list[ScoredCase] = []
@@ -125,7 +124,10 @@ class Fold:
             scores += found.scores
             self.progress("final validation", done, len(held_out))
         patients = {case.id: case.patient for case in held_out}
-        report = Report(tuple(scores), tuple(summarise(scores, patients=patients)), labels, tuple(files))
+        settings = region_settings(labels, labels.names)
+        report = Report(
+            tuple(scores), tuple(summarise(scores, patients=patients)), labels, tuple(files), settings=settings
+        )
         report.save(place)
         self._draw(held_out, report, place)
         return report

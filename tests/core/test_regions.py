@@ -47,7 +47,6 @@ def test_ignored_voxels_are_the_channel_after_the_structures():
     labels = Labels.from_mapping({"background": 0, "liver": 1, "tumour": 5}, ignore=255)
     np.testing.assert_array_equal(labels.to_channels(np.array([0, 5, 255, 1])), [0, 2, 3, 1])
     assert (labels.channels, labels.reference_channels, labels.outputs) == (3, 4, 3)
-    assert labels.mirror_swaps == (0, 1, 2, 3)
     with pytest.raises(DataError, match="label value 254"):
         labels.to_channels(np.array([254]))
     with pytest.raises(DataError, match="label value 255"):

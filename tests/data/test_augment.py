@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medseg.core.labels import Labels
-from medseg.data.augment import MOVES, augment, extent_for, mirror
+from medseg.data.augment import MOVES, augment, extent_for, mirror, sides_changed
 from medseg.data.augment_moves import Motion, PatchGrid, affine, elastic, sampled
 from tests.models.tiny_model import tiny_plan
 
@@ -198,3 +198,19 @@ def test_voxels_to_ignore_are_no_side():
     references = torch.tensor([-1, 0, 1, 2, 3, 255]).reshape(1, 6, 1, 1).repeat(20, 1, 1, 1)
     _, out = mirror(torch.zeros(20, 1, 6, 1, 1), references, [0], labels.mirror_swaps, rng())
     assert {tuple(row) for row in out[:, :, 0, 0].tolist()} == {(-1, 0, 1, 2, 3, 255), (255, 3, 1, 2, 0, -1)}
+
+
+def test_sides_changed_names_the_patches_whose_structures_change_sides():
+    """A voxel of the left kidney in each patch: it is the right one's exactly in the patches that were flipped."""
+    labels = Labels.from_mapping({"background": 0, "kidney_left": 1, "kidney_right": 2})
+    plan = tiny_plan(labels=labels.mapping(), mirror_axes=[1, 0], augmentation=[])
+    references = torch.ones(16, *extent_for(plan), dtype=torch.int64)
+    images = torch.zeros(16, 1, *extent_for(plan))
+    seen = []
+    for step in range(4):
+        _, found = augment(images, references, plan, step, labels.mirror_swaps)
+        changed = sides_changed(plan, step, 16)
+        assert [set(patch.unique().tolist()) for patch in found] == [{2} if c else {1} for c in changed]
+        seen += changed.tolist()
+    assert 16 < sum(seen) < 48
+    assert not sides_changed(plan.model_copy(update={"mirror_axes": (1, 2)}), 0, 16).any()

@@ -188,3 +188,17 @@ def test_one_dicom_patient_under_two_names_is_told_unless_all_are_one(tmp_path):
     assert line.startswith("a, c have the same DICOM PatientID")
     anonymous = [replace(f, patient_id="ANON") for f in facts]
     assert warnings_of(anonymous, NAMED) == []
+
+
+def test_ignored_voxels_and_structures_not_annotated_count_nowhere(tmp_path):
+    image, label = pair(0)
+    label[:, :, 8:] = 255
+    one = replace(case(tmp_path, "a", image, label), annotated=("tumour",))
+    with pytest.raises(DataError, match="label value 255"):
+        check_dataset([one], NAMED)
+    (facts,) = check_dataset([one], Labels.from_mapping(LABELS, ignore=255))
+    assert facts.voxels == {"liver": 0, "tumour": int((label == 2).sum())}
+    assert facts.ignored == int((label == 255).sum())
+    assert sorted(facts.foreground[0].tolist()) == sorted(image[label == 2].tolist())
+    assert fingerprint([facts]).ignored_voxels == facts.ignored
+    assert fingerprint([facts]).cases_per_structure == {"liver": 0, "tumour": 1}

@@ -1,6 +1,7 @@
 """Patches for training: where they lie, how often, and that they depend on (seed, step) alone."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,61 @@ def test_channels_stay_together(tmp_path):
     )
     images = load_batch(stored, plan, 3, (10, 10, 10)).images
     np.testing.assert_array_equal(images[:, 0], -images[:, 1])
+
+
+def two_voxels() -> np.ndarray:
+    """Structure 1 at one voxel and 2 at another, of 64,000: chance alone finds either in under 2 % of the patches."""
+    reference = np.zeros((40, 40, 40))
+    reference[5, 20, 30] = 1
+    reference[33, 8, 12] = 2
+    return reference
+
+
+def largest_channels(stored, plan, steps=50) -> Counter:
+    return Counter(
+        int(patch.max()) for step in range(steps) for patch in load_batch(stored, plan, step, (8, 8, 8)).references
+    )
+
+
+@pytest.mark.parametrize(
+    ("sampling", "share"), [({"tumour": 3.0}, 0.75), ({"tumour": 0.0}, 0.0), ({"liver": 0.0}, 1.0)]
+)
+def test_a_structure_is_sampled_as_often_as_the_plan_weighs_it(tmp_path, sampling, share):
+    plan = tiny_plan(batch_size=4, foreground_fraction=1.0, sampling=sampling)
+    stored = stored_of(tmp_path, [(two_voxels(), two_voxels())], plan)
+    assert abs(largest_channels(stored, plan)[2] / 200 - share) < 0.1 * (0 < share < 1) + 0.03
+
+
+def test_structures_that_all_weigh_nothing_are_found_by_chance_alone(tmp_path):
+    plan = tiny_plan(batch_size=4, foreground_fraction=1.0, sampling={"liver": 0.0, "tumour": 0.0})
+    stored = stored_of(tmp_path, [(two_voxels(), two_voxels())], plan)
+    assert largest_channels(stored, plan)[0] > 180
+
+
+def test_a_structure_that_a_case_does_not_annotate_is_not_sampled_there(tmp_path):
+    plan = tiny_plan(batch_size=4, foreground_fraction=1.0)
+    stored = [replace(case, annotated=("tumour",)) for case in stored_of(tmp_path, [(two_voxels(),) * 2], plan)]
+    assert largest_channels(stored, plan)[2] > 195
+
+
+def test_a_batch_says_what_its_cases_annotate(tmp_path):
+    plan = tiny_plan(batch_size=2, patch_size=[4, 4, 4])
+    pairs = [(np.full((4, 4, 4), n + 1), np.zeros((4, 4, 4))) for n in range(2)]
+    first, second = stored_of(tmp_path, pairs, plan)
+    assert load_batch([first, second], plan, 0, (4, 4, 4)).annotated is None
+    for step in range(4):
+        batch = load_batch([first, replace(second, annotated=("tumour",))], plan, step, (4, 4, 4))
+        of_case = {1: [True, True, True], 2: [True, False, True]}
+        assert batch.annotated.tolist() == [of_case[int(image.max())] for image in batch.images]
+
+
+def test_patches_lie_about_voxels_that_count_and_structures_are_still_sampled(tmp_path):
+    """All but one slice is to be ignored: a patch about any voxel of the slice holds some of it."""
+    plan = tiny_plan(batch_size=4, foreground_fraction=0.5, ignore=255)
+    reference = np.full((40, 40, 40), 3)
+    reference[20] = 0
+    reference[20, 5, 5] = 2
+    stored = stored_of(tmp_path, [(reference, reference)], plan)
+    patches = [patch for step in range(25) for patch in load_batch(stored, plan, step, (8, 8, 8)).references]
+    assert all((patch != 3).any() for patch in patches)
+    assert 30 <= sum(bool((patch == 2).any()) for patch in patches) <= 70

@@ -161,3 +161,22 @@ def test_a_reference_on_another_grid_is_refused():
     shifted = Geometry((4, 4, 4), nib.affines.from_matvec(np.eye(3), [0.2, 0, 0]))
     with pytest.raises(DataError, match="differs"):
         preprocess_reference(LabelMap(np.zeros((4, 4, 4), np.uint8), shifted), volume, tiny_plan())
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (1.7, 1.7, 1.7), (1.0, 1.0, 1.0)], ids=str)
+def test_every_voxel_that_an_ignored_one_touches_is_ignored(spacing):
+    """Ignored from i = 6 mm on, tumour up to 3 mm: linear interpolation reaches one source voxel's centre further."""
+    data = np.zeros((12, 8, 8), np.uint8)
+    data[6:], data[:3] = 255, 2
+    image = Volume(np.zeros((1, 12, 8, 8), np.float32), Geometry((12, 8, 8), np.eye(4)))
+    plan = tiny_plan(spacing_mm=spacing, ignore=255)
+    found = preprocess_reference(LabelMap(data, image.geometry), image, plan)
+    along = found.data[:, 0, 0]
+    assert (found.data == along[:, None, None]).all()
+    centre = (np.arange(len(along)) + 0.5) * 12 / len(
+        along
+    ) - 0.5  # in voxels of the source, whose faces are at -0.5 and 11.5
+    assert (along[centre > 5.01] == 3).all()
+    assert not (along[centre < 4.99] == 3).any()
+    assert (along[centre < 2.4] == 2).all()
+    assert set(np.unique(along)) == {0, 2, 3}

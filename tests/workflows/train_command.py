@@ -17,7 +17,7 @@ from medseg.training.run_folder import start_run
 
 def written(folder: Path, content: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
