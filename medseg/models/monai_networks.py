@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
@@ -98,14 +99,15 @@ def swin_unetr(
         raise ConfigError("swin_unetr needs the package einops; install it with `pip install 'medseg[swin]'`")
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    network = SwinUNETR(
-        in_channels,
-        out_channels,
-        depths=blocks,
-        window_size=width,
-        feature_size=channels[0],
-        spatial_dims=dimensions,
-    )
+    with torch.device("cpu"):  # it reads numbers from tensors, which those of the meta device do not have
+        network = SwinUNETR(
+            in_channels,
+            out_channels,
+            depths=blocks,
+            window_size=width,
+            feature_size=channels[0],
+            spatial_dims=dimensions,
+        )
     for module in network.modules():
         if hasattr(module, "relative_position_index"):  # follows from the window: nothing that is learned or averaged
             index = module.relative_position_index

@@ -194,6 +194,14 @@ def test_one_patch_is_learned_to_a_dice_above_0_9(name, dimensions):
 
 @each
 @both_dimensions
+def test_what_training_checks_beforehand_can_be_built_on_the_meta_device(name, dimensions):
+    component, _ = planned(name, dimensions, "even")
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in network_of(component, dimensions).parameters()) > 0
+
+
+@each
+@both_dimensions
 def test_an_unknown_option_is_refused_by_name(name, dimensions):
     with pytest.raises(ConfigError, match=f"architecture {name}: unknown option 'depht'"):
         build_network(Component(name=name, options={"depht": 3}), in_channels=1, out_channels=2, dimensions=dimensions)
