@@ -93,7 +93,8 @@ def test_children_end_with_the_generator():
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell starts with it ignored
 sys.path.insert(0, {root!r})
 from medseg.core.workers import answers
 for told in answers({toy!r}, 0, [["pid", 0], ["slow", 0.0], ["slow", 3.0], ["slow", 3.0]], processes=2):
