@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from medseg.core.errors import ConfigError
 
 Rows = Sequence[Sequence[int]]
 Options = dict[str, Any]
@@ -52,7 +54,19 @@ class Stages:
 def options_for(name: str, given: Mapping[str, Any], rung: Rung, stages: Stages) -> Options:
     """The options of the architecture called ``name``; those ``given`` overrule, and others follow them where they must."""
     kept = {key: value for key, value in given.items() if key not in PLANNER_OPTIONS.get(name, ())}
+    if name in OF_STAGES and isinstance(features := given.get("features"), list | tuple) and "strides" not in given:
+        stages = _as_many(name, stages, len(features))
     return {**PLANNERS[name](given, rung, stages), **kept} if name in PLANNERS else kept
+
+
+def _as_many(name: str, stages: Stages, count: int) -> Stages:
+    """``stages`` cut to ``count``, as many as the config gives features for. Raises ConfigError where the patch has fewer."""
+    if count > len(stages.strides):
+        raise ConfigError(
+            f"architecture {name}: features has {count} entries, but a patch of {'x'.join(map(str, stages.patch))} makes "
+            f"{len(stages.strides)} stages; give so many features at most, a larger plan.patch_size, or strides, too"
+        )
+    return replace(stages, strides=stages.strides[:count], kernel_sizes=stages.kernel_sizes[:count])
 
 
 def reason_for(name: str, stages: Stages) -> str:
@@ -60,7 +74,7 @@ def reason_for(name: str, stages: Stages) -> str:
     halving = "halve an axis while at least 4 voxels stay, coarse axes later"
     if name in MULTIPLES:
         return f"published shape, which halves every axis alike: patches in multiples of {MULTIPLES[name]} fill it"
-    if name in ("unet", "resenc_unet", "attention_unet"):
+    if name in OF_STAGES:
         return f"{len(stages.strides)} stages: {halving}"
     return f"published shape, with the patch's {len(stages.strides) - 1} halvings as its strides: {halving}"
 
@@ -70,6 +84,7 @@ def size_multiple(name: str) -> int:
     return MULTIPLES.get(name, 1)
 
 
+OF_STAGES = ("unet", "resenc_unet", "attention_unet")  # an entry of each option for each of the patch's stages
 # Options that the planner alone understands, by architecture: what they ask for is in the plan.
 PLANNER_OPTIONS = {"resenc_unet": ("preset",)}
 MULTIPLES = {"segresnet": 8, "mednext": 16, "unet_plus_plus": 16, "swin_unetr": 32}

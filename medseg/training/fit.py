@@ -245,6 +245,7 @@ def _with_length(timing: Timing, steps: int, config: Config, validation_cases: i
         "steps": f"{asked}, at {timing.step:.3g} s a step and {timing.case:.3g} s a validation case, measured here",
         "precision": _why_precision(plan) if config.train.precision == "auto" else "given",
         "ema": "running mean over the last steps, shorter for a short run" if ema == "auto" else "given",
+        "validate_every": "given" if config.train.validate_every != "auto" else f"{VALIDATION_SHARE:.0%} of the time",
     }
     return plan.model_copy(
         update={

@@ -82,7 +82,7 @@ def _train(
     start = starting_point(config, folder)
     with ExitStack() as held:
         if here.leads:
-            cases, measured = _start(
+            cases, measured, stored = _start(
                 config, folder, device, here, held, start, resume=resume, progress=progress, say=say
             )
         here.wait()
@@ -91,7 +91,8 @@ def _train(
         chosen = _chosen(config, saved_splits(folder), cases)
         asked, frame, draft = planned(config, measured, device, processes=here.count, start=start)
         plan = saved_plan(folder)
-        stored = _stored(folder, cases, plan or draft)
+        if not here.leads:
+            stored = _stored(folder, cases, plan or draft)
         if plan is None:
             first = next(iter(chosen.values()))
             held_out = pick(cases, first["validation"])
@@ -140,7 +141,7 @@ def _start(
     resume: bool,
     progress: Progress,
     say: Say,
-) -> tuple[list[Case], Fingerprint]:
+) -> tuple[list[Case], Fingerprint, dict[str, StoredCase]]:
     """Check everything, then take the run folder until ``held`` ends, and put into it what training starts from."""
     require_free(folder, config, resume=resume)
     labels = config.structure_labels
@@ -165,8 +166,7 @@ def _start(
     for warning in unlearnt(chosen, structures_in(facts)):
         say(f"warning: {warning}")
     save_fingerprint(folder, measured)
-    _stored(folder, cases, saved_plan(folder) or draft, progress)
-    return cases, measured
+    return cases, measured, _stored(folder, cases, saved_plan(folder) or draft, progress)
 
 
 def _stored(folder: Path, cases: Sequence[Case], plan: Plan, progress: Progress = silent) -> dict[str, StoredCase]:

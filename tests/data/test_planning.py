@@ -58,6 +58,21 @@ def test_the_patch_and_stages_of_hippocampus_are_those_of_nnunet(real_data: Path
     assert architecture_for(config_of(), frame, Rung(32)).options["features"] == kwargs["features_per_stage"]
 
 
+@pytest.mark.parametrize("name", ["unet", "resenc_unet", "attention_unet"])
+def test_features_that_are_given_say_how_many_stages_the_network_has(name: str) -> None:
+    def options(features: list[int]) -> dict[str, object]:
+        config = config_of(architecture={"name": name, "features": features})
+        frame = make_frame(config, fingerprint_of((64, 64, 48), (1, 1, 1)), max_voxels=10**9)
+        assert len(frame.strides) == 5
+        return architecture_for(config, frame, Rung(32)).options
+
+    whole, three = options([8, 16, 32, 64, 128]), options([8, 16, 32])
+    assert three["features"] == [8, 16, 32]
+    assert three["strides"] == whole["strides"][:2] if name == "attention_unet" else whole["strides"][:3]
+    with pytest.raises(ConfigError, match="features has 6 entries, but a patch of 64x64x48 makes 5 stages"):
+        options([8, 16, 32, 64, 128, 256])
+
+
 @pytest.mark.parametrize("shape", [(250, 250, 12), (12, 250, 250), (7, 7, 7), (1, 9, 300), (512, 512, 300), (3, 3, 3)])
 @pytest.mark.parametrize("spacing", [(0.4, 0.4, 9.0), (1.0, 1.0, 1.0), (9.0, 0.4, 0.4)])
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -109,7 +109,10 @@ def files_by_id(where: Path, kind: str, *, folders: bool = False) -> dict[str, P
 def read_dataset_json(root: Path, layout: str) -> dict[str, Any]:
     """``root/dataset.json``; empty where it is no mapping. Raises DataError where it cannot be read."""
     if not root.exists():
-        raise DataError(f"{root}: this dataset folder does not exist; set data.root")
+        raise DataError(
+            f"{root}: this dataset folder does not exist; set data.root (`medseg phantom --layout msd --output DIR` makes "
+            "phantoms to try on)"
+        )
     file = root / "dataset.json"
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
