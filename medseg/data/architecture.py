@@ -63,7 +63,7 @@ def _as_many(name: str, stages: Stages, count: int) -> Stages:
     """``stages`` cut to ``count``, as many as the config gives features for. Raises ConfigError where the patch has fewer."""
     if count > len(stages.strides):
         raise ConfigError(
-            f"architecture {name}: features has {count} entries, but a patch of {'x'.join(map(str, stages.patch))} makes "
+            f"plan.architecture: {name}: features has {count} entries, but a patch of {'x'.join(map(str, stages.patch))} makes "
             f"{len(stages.strides)} stages; give so many features at most, a larger plan.patch_size, or strides, too"
         )
     return replace(stages, strides=stages.strides[:count], kernel_sizes=stages.kernel_sizes[:count])

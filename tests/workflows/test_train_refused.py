@@ -47,7 +47,11 @@ BAD_PARTS = {
     "loss name": ({"train": {"loss": "dyce"}}, "train.loss.*did you mean 'dice"),
     "loss option": ({"train": {"loss": {"name": "dice_ce", "weight": 2}}}, "train.loss.*weight"),
     "architecture name": ({"plan": {"architecture": "vnet"}}, "architecture.*'vnet'"),
-    "too few features": ({"plan": {"architecture": {"name": "unet", "features": [4, 8]}}}, "plan.architecture"),
+    "too few features": ({"plan": {"architecture": {"name": "unet", "features": [4]}}}, "plan.architecture"),
+    "too many features": (
+        {"plan": {"architecture": {"name": "unet", "features": [4] * 9}}},
+        "plan.architecture.*features has 9 entries",
+    ),
     "features of text": (
         {"plan": {"architecture": {"name": "unet", "features": ["a", "b", "c"]}}},
         "plan.architecture",
