@@ -1,6 +1,7 @@
 """The model folder knows itself: what model.json and README.md say of a training, and that older folders still load."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -41,7 +42,7 @@ def test_the_readme_says_use_limits_training_validation_and_citation(trained):
     for heading in ("Intended use and limits", "Training", "Validation, fold 0", "Citation"):
         assert f"\n## {heading}\n" in text
     assert "| licence | CC-BY-4.0 |" in text
-    assert "| fold 0 | 2 cases, 0.0 min on " in text
+    assert re.search(r"\| fold 0 \| 2 cases, \d\.\d min on ", text)  # a busy machine takes longer
     assert "medseg infer scan.nii.gz --model THIS_FOLDER" in text
     assert f"| liver | {trained.dice['liver']:.4f} |" in text
     assert "case_0" not in text  # an id may tell who it was
