@@ -38,7 +38,7 @@ def train(
     from medseg.core.config import load_config
 
     checked = load_config(config, overrides)  # before torch is imported: a typo answers at once
-    from medseg.training.device import memory_in_use
+    from medseg.inference.device import memory_in_use
     from medseg.training.team import leads
     from medseg.workflows.train import train as run
 

@@ -24,7 +24,7 @@ from medseg.data.planning import (
     mirror_axes_for,
 )
 from medseg.data.store import StoredCase
-from medseg.training.device import bf16_pays, compile_pays
+from medseg.inference.device import bf16_pays, compile_pays
 from medseg.training.optimizers import DEFAULT_LEARNING_RATE
 from medseg.training.step import Stepper
 

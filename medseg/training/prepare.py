@@ -14,7 +14,7 @@ from medseg.data.fingerprint import fingerprint
 from medseg.data.layouts import list_cases
 from medseg.data.planning import Frame
 from medseg.data.split import choose_fold, make_splits
-from medseg.training.device import choose_device
+from medseg.inference.device import choose_device
 from medseg.training.init import planned, starting_point
 from medseg.training.parts import require_network, require_parts
 

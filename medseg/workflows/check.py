@@ -166,7 +166,7 @@ def _labels_wrong(error: ConfigError) -> Finding:
 
 def _parts(config: Config) -> list[Finding]:
     """What the config names that cannot be built, and a device that is not here."""
-    from medseg.training.device import choose_device  # torch is loaded only once the data is read
+    from medseg.inference.device import choose_device  # torch is loaded only once the data is read
     from medseg.training.parts import require_parts
 
     try:

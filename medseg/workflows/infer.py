@@ -135,8 +135,8 @@ class _Job:
     @classmethod
     def load(cls, folder: Path | None, device: str, say: Say, also: Sequence[str], options: ReadOptions) -> "_Job":
         from medseg.inference.backends.torch_backend import torch_predict
+        from medseg.inference.device import choose_device
         from medseg.models.bundle import load_model, newest_model
-        from medseg.training.device import choose_device
 
         writers = writers_of(also)
         chosen = choose_device(device)
@@ -156,7 +156,7 @@ class _Job:
 
     def run(self, channels: Channels, target: Path, progress: Progress) -> InferResult:
         """Read, segment, write: label map, manifest and what else was asked for take their names together."""
-        from medseg.training.device import enough_memory
+        from medseg.inference.device import enough_memory
 
         advice = "crop the scan, close other programs, or use a device with more memory"
         clock = time.perf_counter()

@@ -7,8 +7,8 @@ from typing import Any
 
 from medseg.core.config import Config, config_from, load_config, override
 from medseg.core.progress import Progress, silent
+from medseg.inference.device import enough_memory
 from medseg.report.planning import WAITING, Cost, Planned
-from medseg.training.device import enough_memory
 from medseg.training.estimate import LIBRARIES, step_bytes, timed_plan
 from medseg.training.prepare import prepare
 

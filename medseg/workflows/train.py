@@ -21,9 +21,9 @@ from medseg.data.layouts import list_cases, remarks
 from medseg.data.split import choose_fold, make_splits, unlearnt
 from medseg.data.store import StoredCase, build_store
 from medseg.data.transforms import loading
+from medseg.inference.device import choose_device, enough_memory, own_device
 from medseg.report.evaluation import Report
 from medseg.report.training import TrainResult
-from medseg.training.device import choose_device, enough_memory, own_device
 from medseg.training.fit import fitted_plan
 from medseg.training.init import Start, planned, save_first_weights, starting_point
 from medseg.training.parts import require_network, require_parts

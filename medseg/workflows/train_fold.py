@@ -21,6 +21,7 @@ from medseg.core.volume import Volume
 from medseg.data.check import as_label
 from medseg.data.given_splits import Split
 from medseg.data.store import StoredCase
+from medseg.inference.device import machine
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes
 from medseg.models.bundle import FORMAT_VERSION, ModelCard, read_card, save_model, saved_folds
@@ -30,7 +31,6 @@ from medseg.report.evaluation import Report
 from medseg.report.overlay import save_overlays
 from medseg.statistics import summarise
 from medseg.training.checkpoint import seconds_trained
-from medseg.training.device import machine
 from medseg.training.log import Row, read_log, write_log
 from medseg.training.loop import train_loop, validation_columns
 from medseg.training.team import Team

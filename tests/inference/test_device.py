@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medseg.core.errors import ConfigError, ResourceError
-from medseg.training.device import choose_device, enough_memory
+from medseg.inference.device import choose_device, enough_memory
 
 
 def test_the_cpu_is_always_there():
