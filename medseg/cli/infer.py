@@ -37,6 +37,9 @@ def infer(
     series: Series = None,
     on_gap: OnGap = "refuse",
     max_voxels: MaxVoxels = None,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
+    ] = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
@@ -68,6 +71,7 @@ def infer(
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.console import error_line, note_line, print_table, progress_bars
     from medseg.core.text import printable
+    from medseg.inference.settings import InferenceOptions
     from medseg.io.scan import MAX_VOXELS, ReadOptions
     from medseg.workflows.infer import InferResult, infer_cases
 
@@ -90,6 +94,7 @@ def infer(
             device=device,
             also=[name for name, wanted in asked.items() if wanted],
             options=ReadOptions(series, on_gap, max_voxels or MAX_VOXELS),
+            settings=InferenceOptions(overlap),
             progress=progress,
             say=(lambda line: None) if quiet else note_line,
         ):

@@ -13,10 +13,11 @@ from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
 from medseg.inference.restore import largest, regions_in_order, restore
+from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, stream_logits
 from medseg.inference.windows import window_starts
 
-OVERLAP = 0.5
+USUAL = InferenceSettings()
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,15 @@ class Segmented:
     windows: int
 
 
-def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, progress: Progress = silent) -> Segmented:
-    """Segment ``volume`` (C, I, J, K) with the plan's windows, Gaussian blend, overlap one half; regions write in their order.
+def segment(
+    volume: Volume,
+    plan: Plan,
+    predict: Predict,
+    *,
+    settings: InferenceSettings = USUAL,
+    progress: Progress = silent,
+) -> Segmented:
+    """Segment ``volume`` (C, I, J, K) with the plan's windows and Gaussian blend; regions write in their order.
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
@@ -45,7 +53,7 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
     source = prepared.geometry.shape
     axis = int(np.argmax(source))
     padded = tuple(max(n, w) for n, w in zip(source, plan.patch_size, strict=True))
-    total = len(window_starts((padded[0], padded[1], padded[2]), plan.patch_size, OVERLAP))
+    total = len(window_starts((padded[0], padded[1], padded[2]), plan.patch_size, settings.overlap))
     in_network = 0.0
     done = 0
 
@@ -59,7 +67,13 @@ def segment(volume: Volume, plan: Plan, predict: Predict, *, batch: int = 1, pro
         return logits
 
     slabs = stream_logits(
-        prepared.data, timed, channels=labels.outputs, window=plan.patch_size, axis=axis, overlap=OVERLAP, batch=batch
+        prepared.data,
+        timed,
+        channels=labels.outputs,
+        window=plan.patch_size,
+        axis=axis,
+        overlap=settings.overlap,
+        batch=settings.batch,
     )
     channels = restore(
         slabs,

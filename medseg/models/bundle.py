@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -26,6 +26,20 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 HOW_TO_GET_ONE = "train one with `medseg train --config FILE`, or try `medseg demo`"
 
 
+class HowToRun(BaseModel):
+    """How a model wants to be run where the user does not say; None: as usual. Keys that medseg does not know are ignored.
+
+    The names and the meaning are those of ``inference.settings.InferenceSettings``.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+    mirror_labels: Literal["swapped", "kept"] | None = None
+    ensemble: Literal["probabilities", "logits"] | None = None
+
+
 class ModelCard(BaseModel):
     """What model.json holds. Keys that medseg does not know are ignored: a model never chooses where output goes."""
 
@@ -45,6 +59,7 @@ class ModelCard(BaseModel):
     training: dict[str, Any] = Field(
         default_factory=dict, description="weights without ending -> how they were trained"
     )
+    inference: HowToRun = HowToRun()
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
+from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
 from medseg.io.outputs import Segmentation, Writer, check_apart, check_free, label_map_file, writers_of
 from medseg.io.reading import open_scan
 from medseg.io.scan import DEFAULTS, MAX_VOXELS, ReadOptions, Scan
@@ -28,6 +29,7 @@ from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of, targets_of
 
 Say = Callable[[str], None]
+AS_THE_MODEL_WISHES = InferenceOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,7 @@ def infer(
     max_voxels: int = MAX_VOXELS,
     force: bool = False,
     device: str = "auto",
+    settings: InferenceOptions = AS_THE_MODEL_WISHES,
     progress: Progress = silent,
     say: Say = lambda line: None,
 ) -> InferResult:
@@ -79,7 +82,7 @@ def infer(
     ``scan``: a file, a DICOM folder, or a list of them: the channels of one case. ``model``: a model folder; default the
     newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz`` (of a picture: ``.png``), else a
     folder; default beside the scan. ``also``: names of ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the
-    label map. ``series``, ``on_gap``, ``max_voxels``: see ``io.scan.ReadOptions``.
+    label map. ``series``, ``on_gap``, ``max_voxels``: see ``io.scan.ReadOptions``. ``settings``: overlap, mirroring, memory.
 
     Raises DataError for the scan, ModelError for the model, OutputError where the output exists (unless ``force``) or is
     read-only, ResourceError for device, memory or disk.
@@ -89,7 +92,8 @@ def infer(
     """
     channels = [Path(scan)] if isinstance(scan, Path | str) else [Path(path) for path in scan]
     (target,) = targets_of([channels], None if output is None else Path(output), force=force)
-    job = _Job.load(None if model is None else Path(model), device, say, also, ReadOptions(series, on_gap, max_voxels))
+    options = ReadOptions(series, on_gap, max_voxels)
+    job = _Job.load(None if model is None else Path(model), device, say, also, options, settings)
     check_free(job.writers, place_of(target), job.labels, force=force)
     return job.run(channels, target, progress)
 
@@ -103,6 +107,7 @@ def infer_cases(
     device: str,
     also: Sequence[str] = (),
     options: ReadOptions = DEFAULTS,
+    settings: InferenceOptions = AS_THE_MODEL_WISHES,
     progress: Progress = silent,
     say: Say = lambda line: None,
 ) -> Iterator[tuple[Path, InferResult | MedsegError]]:
@@ -111,7 +116,7 @@ def infer_cases(
     Everything that concerns all of them (device, model, outputs that clash, exist or cannot be written) is raised first.
     """
     targets = targets_of(cases, output, force=force)
-    job = _Job.load(model, device, say, also, options)
+    job = _Job.load(model, device, say, also, options, settings)
     check_apart(job.writers, [place_of(target) for target in targets], job.labels)
     for target in targets:
         check_free(job.writers, place_of(target), job.labels, force=force)
@@ -131,9 +136,18 @@ class _Job:
     device: Any
     writers: Mapping[str, Writer]
     options: ReadOptions
+    settings: InferenceSettings
 
     @classmethod
-    def load(cls, folder: Path | None, device: str, say: Say, also: Sequence[str], options: ReadOptions) -> "_Job":
+    def load(
+        cls,
+        folder: Path | None,
+        device: str,
+        say: Say,
+        also: Sequence[str],
+        options: ReadOptions,
+        asked: InferenceOptions,
+    ) -> "_Job":
         from medseg.inference.backends.torch_backend import torch_predict
         from medseg.inference.device import choose_device
         from medseg.models.bundle import load_model, newest_model
@@ -143,11 +157,12 @@ class _Job:
         found = newest_model(Path("runs")) if folder is None else folder
         model = load_model(found)
         _check_intensities(model)
+        settings = settings_for(asked, model.card.inference, model.plan)
         inputs = f", channels {', '.join(model.plan.channel_names)}" if model.plan.channels > 1 else ""
         structures = ", ".join(model.labels.names)
         say(f"model: {found} ({model.card.name}, {model.plan.modality}{inputs}, {structures}); device: {chosen}")
         options = replace(options, channel_grids=model.plan.channel_grids)
-        return cls(model, torch_predict(model.networks, chosen), chosen, writers, options)
+        return cls(model, torch_predict(model.networks, chosen), chosen, writers, options, settings)
 
     @property
     def labels(self) -> Labels:
@@ -200,6 +215,7 @@ class _Job:
                 "volumes_ml": {name: round(value, 6) for name, value in volumes.items()},
                 "geometry": _described(scan.volume),
                 "windows": found.windows,
+                "settings": self.settings.as_json(),
                 "device": str(self.device),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "warnings": list(warnings),
@@ -224,7 +240,7 @@ class _Job:
         from medseg.inference.segment import segment
 
         try:
-            return segment(volume, self.model.plan, self.predict, progress=progress)
+            return segment(volume, self.model.plan, self.predict, settings=self.settings, progress=progress)
         except DataError as error:
             raise DataError(f"{shown(scan)}: {error}") from None
         except RuntimeError as error:

@@ -14,6 +14,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.phantom import make_phantom
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
+from medseg.inference.settings import InferenceSettings
 from medseg.io.reading import read_volume
 from medseg.models.bundle import network_for, weights_of
 from tests.io import bad_dicom
@@ -44,13 +45,13 @@ def predict():  # type: ignore[no-untyped-def]
 
 @cache
 def reference() -> LabelMap:
-    return segment(scan(), PLAN, predict(), batch=8).label_map
+    return segment(scan(), PLAN, predict(), settings=InferenceSettings(batch=8)).label_map
 
 
 def check_same_mask(path: Path) -> Volume:
     """The mask of the scan at ``path``, wherever its voxels are stored, is that of the scan in memory."""
     volume = read_volume(path)
-    found = segment(volume, PLAN, predict(), batch=8).label_map
+    found = segment(volume, PLAN, predict(), settings=InferenceSettings(batch=8)).label_map
     assert found.geometry == volume.geometry
     back = order_between(found.geometry, reference().geometry, tolerance=1e-3)
     assert back is not None, f"{volume.geometry} is not the grid of {scan().geometry}"

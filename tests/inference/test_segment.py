@@ -12,6 +12,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
+from medseg.inference.settings import InferenceSettings
 from medseg.models.bundle import network_for
 from tests.models.tiny_model import OBLIQUE, texture, tiny_plan
 
@@ -77,7 +78,11 @@ def test_the_figures_say_what_was_done():
     told = []
     plan = tiny_plan(spacing_mm=[1, 1.5, 2])
     found = segment(
-        volume_of(texture((16, 12, 8)), OBLIQUE), plan, counted, batch=2, progress=lambda *what: told.append(what)
+        volume_of(texture((16, 12, 8)), OBLIQUE),
+        plan,
+        counted,
+        settings=InferenceSettings(batch=2),
+        progress=lambda *what: told.append(what),
     )
     assert found.windows == sum(calls) == 3 * 2 * 1
     assert told[-1] == ("windows", 6, 6)

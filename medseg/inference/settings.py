@@ -1,0 +1,148 @@
+"""How a model is run: what the user asked for, else what the model folder wishes, else what is usual."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, get_args
+
+from medseg.core.errors import ConfigError
+from medseg.core.plan import Plan
+
+Accumulators = Literal["auto", "f32", "f16"]
+Ensemble = Literal["probabilities", "logits"]
+MirroredLabels = Literal["swapped", "kept"]
+AXIS_WORDS = {
+    **{"i": 0, "left-right": 0, "lr": 0},
+    **{"j": 1, "front-back": 1, "ap": 1},
+    **{"k": 2, "head-feet": 2, "si": 2},
+}
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Every decision of an inference that changes its result, its time or its memory. Raises ConfigError for a bad value.
+
+    ``overlap``: share of a window (0 to 0.9) that its neighbour covers, too, at least. ``mirror``: axes of the plan's grid
+    (RAS: 0 left-right, 1 front-back, 2 head-feet); outputs are averaged over all their combinations. ``mirror_labels``:
+    whether the model calls a mirrored left kidney the right one (``swapped``), or was trained to call it the left one still.
+    ``batch``: windows in one forward pass at most. ``max_memory``: bytes that the whole process may hold; None: any.
+    ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16.
+    ``ensemble``: what is averaged over folds.
+    """
+
+    overlap: float = 0.5
+    mirror: tuple[int, ...] = ()
+    mirror_labels: MirroredLabels = "swapped"
+    batch: int = 1
+    max_memory: int | None = None
+    accumulators: Accumulators = "auto"
+    ensemble: Ensemble = "probabilities"
+
+    def __post_init__(self) -> None:
+        _check_range("overlap", self.overlap, 0, 0.9, "a share of a window, such as 0.5 or 0.25")
+        _check_range("batch", self.batch, 1, 4096, "a number of windows")
+        _check_choice("mirror_labels", self.mirror_labels, get_args(MirroredLabels))
+        _check_choice("accumulators", self.accumulators, get_args(Accumulators))
+        _check_choice("ensemble", self.ensemble, get_args(Ensemble))
+        if sorted(set(self.mirror)) != list(self.mirror) or not {*self.mirror} <= {0, 1, 2}:
+            raise ConfigError(f"mirror {self.mirror}: give axes in order and once each, such as (0, 1, 2)")
+        if self.max_memory is not None and self.max_memory <= 0:
+            raise ConfigError(f"max_memory {self.max_memory}: give a number of bytes above 0, such as 4 * 2**30")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON holds them: equal settings, equal text.
+
+        >>> InferenceSettings(mirror=(0, 1)).as_json()["mirror"]
+        [0, 1]
+        """
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What the user asks for; None: as the model wishes, else as is usual. See ``InferenceSettings``.
+
+    ``mirror``: axes, their words (see ``AXIS_WORDS``) with commas between, ``off``, or ``auto``: the axes that the model's
+    training mirrored.
+    """
+
+    overlap: float | None = None
+    mirror: str | tuple[int, ...] | None = None
+    batch: int | None = None
+    max_memory: int | None = None
+    accumulators: Accumulators | None = None
+    ensemble: Ensemble | None = None
+
+
+class Wishes(Protocol):
+    """The section ``inference`` of a model folder, seen from here: attributes named as the fields of the settings."""
+
+
+def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> InferenceSettings:
+    """The settings to run a model of ``plan`` with: asked for, else wished by its folder, else usual.
+
+    Raises ConfigError for a bad value, and for mirroring left and right where a structure of one side has no partner.
+    """
+    found: dict[str, Any] = {}
+    for field in fields(InferenceSettings):
+        for source in (options, wishes):
+            value = getattr(source, field.name, None)
+            if value is not None and field.name not in found:
+                found[field.name] = value
+    if "mirror" in found:
+        found["mirror"] = mirror_axes(found["mirror"], plan)
+    settings = InferenceSettings(**found)
+    alone = plan.structure_labels.one_sided
+    if 0 in settings.mirror and settings.mirror_labels == "swapped" and alone:
+        raise ConfigError(
+            f"mirror: axis 0 turns left into right, and {', '.join(alone)} has no partner among the labels; leave axis 0 out"
+        )
+    return settings
+
+
+def mirror_axes(asked: str | Sequence[int], plan: Plan) -> tuple[int, ...]:
+    """Axes in order. Raises ConfigError for a word that names none.
+
+    A 2D model's slice axis is left out: mirroring a single slice changes nothing.
+    """
+    if asked == "auto":
+        axes: Sequence[int] = plan.mirror_axes
+    elif asked == "off":
+        axes = ()
+    elif isinstance(asked, str):
+        words = [word.strip().lower() for word in asked.split(",")]
+        unknown = [word for word in words if word not in AXIS_WORDS]
+        if unknown:
+            raise ConfigError(
+                f"mirror: {unknown[0]!r} is no axis; choose off, auto, or some of i, j, k with commas between "
+                "(left-right, front-back, head-feet)"
+            )
+        axes = [AXIS_WORDS[word] for word in words]
+    else:
+        axes = asked
+    return tuple(sorted({*axes} - {plan.slice_axis}))
+
+
+def bytes_of(text: str) -> int:
+    """The bytes that ``text`` names, in units of 1024. Raises ConfigError.
+
+    >>> bytes_of("4G"), bytes_of("512 MiB"), bytes_of("1.5gb")
+    (4294967296, 536870912, 1610612736)
+    """
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT])(?:i?B)?\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise ConfigError(f"max-memory {text!r} is no amount of memory; give a number and K, M, G or T, such as 4G")
+    return int(float(found[1]) * 1024 ** (" KMGT".index(found[2].upper())))
+
+
+def _check_range(name: str, value: float, lowest: float, highest: float, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} {value!r} is no number; give {what}")
+    if not lowest <= value <= highest:
+        raise ConfigError(f"{name} {value}: give {what}, from {lowest} to {highest}")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
