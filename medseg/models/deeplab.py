@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from medseg.models.encoders import (
-    RESNETS,
     ConvUnit,
     ResNet,
     Rows,
-    checked_encoder,
     checked_numbers,
-    checked_strides,
     conv,
+    dilated_resnet,
     initialise,
     layers_for,
     resize,
@@ -43,15 +41,14 @@ def deeplabv3plus(
 
     Shapes as in ``unet``, but any size will do, and there are no heads for ``deep_supervision``.
     """
-    layers_for(dimensions)
-    default = [(2,) * dimensions] * 4 + [(1,) * dimensions]
-    base = ResNet(
+    base = dilated_resnet(
         dimensions,
-        checked_encoder(encoder, tuple(RESNETS)),
+        encoder,
         in_channels=in_channels,
-        features=checked_numbers("features", features, 4),
-        strides=checked_strides(default if strides is None else strides, dimensions, 5),
-        dilations=checked_numbers("dilations", dilations, 4),
+        features=features,
+        strides=strides,
+        halvings=4,
+        dilations=dilations,
     )
     (width,) = checked_numbers("aspp_features", [aspp_features], 1)
     (low,) = checked_numbers("low_features", [low_features], 1)

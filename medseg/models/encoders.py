@@ -157,6 +157,32 @@ class ResNet(nn.Module):
         return found
 
 
+def dilated_resnet(
+    dimensions: int,
+    encoder: str,
+    *,
+    in_channels: int,
+    features: Sequence[int],
+    strides: Rows | None,
+    halvings: int,
+    dilations: Sequence[int],
+) -> ResNet:
+    """The ResNet called ``encoder``, its options checked; without ``strides`` the first ``halvings`` of five are 2, the rest 1.
+
+    Raises ConfigError for an unknown name, and for numbers that do not fit.
+    """
+    layers_for(dimensions)
+    default = [(2,) * dimensions] * halvings + [(1,) * dimensions] * (5 - halvings)
+    return ResNet(
+        dimensions,
+        checked_encoder(encoder, tuple(RESNETS)),
+        in_channels=in_channels,
+        features=checked_numbers("features", features, 4),
+        strides=checked_strides(default if strides is None else strides, dimensions, 5),
+        dilations=checked_numbers("dilations", dilations, 4),
+    )
+
+
 def _stem(dimensions: int, in_channels: int, features: int, stride: Size) -> nn.Module:
     if dimensions == 2:
         return ConvUnit(dimensions, in_channels, features, kernel=7, stride=stride)

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from medseg.models.encoders import (
-    RESNETS,
     ConvUnit,
     ResNet,
     Rows,
-    checked_encoder,
     checked_numbers,
-    checked_strides,
     conv,
+    dilated_resnet,
     initialise,
     layers_for,
     resize,
@@ -43,15 +41,14 @@ def pspnet(
     Shapes as in ``unet``, but any size will do. In training mode with ``deep_supervision`` it returns the logits and
     those of the auxiliary head, both at full size, whose weights in the loss are ``supervision_weights``.
     """
-    layers_for(dimensions)
-    default = [(2,) * dimensions] * 3 + [(1,) * dimensions] * 2
-    base = ResNet(
+    base = dilated_resnet(
         dimensions,
-        checked_encoder(encoder, tuple(RESNETS)),
+        encoder,
         in_channels=in_channels,
-        features=checked_numbers("features", features, 4),
-        strides=checked_strides(default if strides is None else strides, dimensions, 5),
-        dilations=checked_numbers("dilations", dilations, 4),
+        features=features,
+        strides=strides,
+        halvings=3,
+        dilations=dilations,
     )
     network = PSPNet(dimensions, base, out_channels, checked_numbers("bins", bins, len(bins)), deep_supervision)
     initialise(network)
