@@ -15,6 +15,7 @@ _PUBLIC = {
     "evaluate": "medseg.workflows.evaluate",
     "compare": "medseg.workflows.compare",
     "convert": "medseg.workflows.convert",
+    "Segmenter": "medseg.inference.segmenter",
     "load_config": "medseg.core.config",
     "Geometry": "medseg.core.geometry",
     "Volume": "medseg.core.volume",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from medseg.core.labels import Labels as Labels
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
+    from medseg.inference.segmenter import Segmenter as Segmenter
     from medseg.workflows.check import check as check
     from medseg.workflows.compare import compare as compare
     from medseg.workflows.convert import convert as convert

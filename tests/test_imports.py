@@ -26,10 +26,10 @@ ROOMS = {
     "cli": BELOW | MIDDLE | {"workflows"},
     "serve": BELOW | MIDDLE | {"workflows"},
     "__main__": {"cli"},
-    "__init__": BELOW | {"workflows"},
+    "__init__": BELOW | {"inference", "workflows"},
 }
 MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare", "agree"}  # the last two score by evaluate
-INFERENCE_FROM_DATA = {"medseg.data.preprocess"}
+INFERENCE_FROM_DATA = {"medseg.data.preprocess", "medseg.data.intensity"}
 
 # Which modules a library may enter by.
 LEARNING = ("data.augment*", "data.loader", "data.transforms", "models*", "losses*", "training*", "inference*")
@@ -179,7 +179,7 @@ def _wrong_import(module: Module, imported: str) -> str | None:
     if room not in ROOMS[module.room]:
         return f"{module.room} imports {room}"
     if module.room == "inference" and room == "data" and imported not in INFERENCE_FROM_DATA:
-        return f"inference imports {imported}; of data only preprocess"
+        return f"inference imports {imported}; of data only how a scan is preprocessed"
     return None
 
 
@@ -329,7 +329,10 @@ IMAGING = HEAVY - {"torch", "monai", "lightning"}
             {"torch", "monai", "lightning", "SimpleITK", "matplotlib", "pandas"},
         ),
         ("import medseg; medseg.evaluate", {"torch", "monai", "lightning"}),
-        ("import medseg; medseg.infer", {"torch", "monai", "lightning", "SimpleITK", "pandas", "matplotlib"}),
+        (
+            "import medseg; medseg.infer, medseg.Segmenter",
+            {"torch", "monai", "lightning", "SimpleITK", "pandas", "matplotlib"},
+        ),
     ],
     ids=["medseg", "help", "train-help", "infer-help", "config", "evaluate", "evaluate-function", "infer-function"],
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,7 @@ from isal import isal_zlib
 
 from medseg.core.errors import DataError, GeometryError, ResourceError
 from medseg.core.geometry import Affine, Geometry
+from medseg.core.volume import LabelMap
 from medseg.io.grid import check_affine
 from medseg.io.itk_header import ItkHeader, read_itk_header
 from medseg.io.source import IMAGE_BOMB_BYTES, PADDING_BYTES, check_packed_size, check_plain_size, open_regular, shown
@@ -30,7 +32,16 @@ def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES)
     name = shown(path)
     header = read_itk_header(path, max_voxels=max_voxels)
     _check_voxels(header, bomb_bytes)
-    image = _read(path, name)
+    return replace(stored_from_itk(name, _read(path, name)), warnings=header.warnings)
+
+
+def stored_from_itk(name: str, image: Any) -> Stored:
+    """The voxels of a SimpleITK ``image`` as stored, components as channels, in RAS+ millimetres.
+
+    Raises DataError or GeometryError naming ``name`` where it is no scan.
+    """
+    if not isinstance(image, SimpleITK.Image):
+        raise DataError(f"{name}: a {type(image).__name__} is no image; give a SimpleITK.Image")
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3:
@@ -48,7 +59,40 @@ def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES)
         )
     data = array.T if channels > 1 else array.T[np.newaxis]
     i, j, k = image.GetSize()
-    return Stored(data, Geometry((i, j, k), affine), warnings=header.warnings)
+    return Stored(data, Geometry((i, j, k), affine))
+
+
+def itk_grid(image: Any) -> Any:
+    """An image of one voxel with the origin, spacing and direction of ``image``: what ``itk_label_image`` needs of it."""
+    grid = SimpleITK.Image([1, 1, 1], SimpleITK.sitkUInt8)
+    grid.SetSpacing(image.GetSpacing()[:3])
+    grid.SetOrigin(image.GetOrigin()[:3])
+    grid.SetDirection(np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3].ravel().tolist())
+    return grid
+
+
+def itk_label_image(label_map: LabelMap, like: Any = None) -> Any:
+    """``label_map`` as a SimpleITK image, uint8 or uint16; with ``like``, an image, on exactly its grid.
+
+    Raises GeometryError for a sheared grid, which such an image cannot hold.
+    """
+    geometry = label_map.geometry
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(label_map.data.T))
+    if like is not None:
+        image.SetSpacing(like.GetSpacing())
+        image.SetOrigin(like.GetOrigin())
+        image.SetDirection(like.GetDirection())
+        return image
+    if geometry.is_sheared:
+        raise GeometryError(
+            f"the label map: its voxel axes are sheared by {geometry.shear_degrees:.1f} degrees (gantry tilt), which "
+            "SimpleITK cannot hold; use nibabel"
+        )
+    lps = _LPS_TO_RAS @ geometry.affine
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / geometry.spacing_mm).ravel().tolist())
+    return image
 
 
 def _ras_affine(image: Any) -> Affine:

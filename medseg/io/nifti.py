@@ -88,17 +88,22 @@ def label_map_bytes(path: Path, label_map: LabelMap) -> bytes:
     uint8 or uint16 by its values, NIfTI intent 1002 (label), the structure names in the header. Raises ConfigError for
     another suffix than .nii.gz or .nii, DataError for values that are no labels.
     """
+    return _encoded(path, label_header(shown(path), label_map), label_map.data[np.newaxis])
+
+
+def label_header(name: str, label_map: LabelMap) -> nib.Nifti1Header:
+    """The header of ``label_map``: see ``label_map_bytes``. Raises DataError naming ``name`` for values that are no labels."""
     data = label_map.data
     # Bytes cannot be out of range: two passes less over the voxels.
     low, high = (0, 255) if data.dtype == np.uint8 else (int(data.min()), int(data.max()))
     if data.dtype.kind not in "iub" or low < 0 or high > 65535:
-        raise DataError(f"{shown(path)}: a label map holds integers from 0 to 65535, got {data.dtype} {low} to {high}")
+        raise DataError(f"{name}: a label map holds integers from 0 to 65535, got {data.dtype} {low} to {high}")
     largest = max(high, *label_map.labels.values) if label_map.labels else high
     header = _new_header(label_map.geometry, np.dtype(np.uint8 if largest < 256 else np.uint16), 1)
     header.set_intent("label")
     if label_map.labels:
         header.extensions.append(nib.nifti1.Nifti1Extension(ECODE, table_to_xml(label_map.labels)))
-    return _encoded(path, header, data[np.newaxis])
+    return header
 
 
 def write_volume(path: Path, volume: Volume) -> str:

@@ -184,7 +184,7 @@ def test_progress_is_silent_where_nobody_watches(capsys, quiet):
 
 def test_the_public_names_are_these_and_load_on_first_use():
     functions = ["train", "check", "infer", "evaluate", "compare", "convert", "load_config"]
-    types = ["Geometry", "Volume", "LabelMap", "Labels", "MedsegError"]
+    types = ["Segmenter", "Geometry", "Volume", "LabelMap", "Labels", "MedsegError"]
     assert dir(medseg) == sorted(["__version__", *functions, *types])
     assert all(getattr(medseg, name) is not None for name in dir(medseg))
     assert medseg.MedsegError is app.MedsegError

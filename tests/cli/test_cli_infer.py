@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg.cli.app import run
-from medseg.workflows import infer as workflow
+from medseg.inference import segmenter
 from tests.models.tiny_model import tiny_model, write_scan
 
 
@@ -430,7 +430,7 @@ def test_memory_that_runs_out_is_exit_5_by_name(here, infer, monkeypatch):
     def too_large(paths, **options):
         raise MemoryError
 
-    monkeypatch.setattr(workflow, "open_scan", too_large)
+    monkeypatch.setattr(segmenter, "open_scan", too_large)
     done = infer("-q", write_scan(here / "x.nii.gz"))
     assert done.code == 5
     assert done.message.startswith(f"{here}/x.nii.gz: cpu: out of memory; crop the scan")

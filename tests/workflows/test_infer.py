@@ -10,9 +10,9 @@ from medseg.core import files
 from medseg.core.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from medseg.core.geometry import Geometry, all_storage_orders, order_between
 from medseg.core.volume import Volume
+from medseg.inference import segmenter
 from medseg.io.nifti import write_volume
 from medseg.io.reading import read_volume
-from medseg.workflows import infer as workflow
 from medseg.workflows.infer import InferResult, infer, infer_cases
 from tests.models.bad_model import edit_weights
 from tests.models.tiny_model import OBLIQUE, texture, tiny_model, tiny_plan, write_scan
@@ -201,7 +201,7 @@ def test_a_folder_in_the_outputs_place_is_refused(model, scan, tmp_path):
 
 
 def test_a_place_below_a_file_is_refused_before_the_work(model, scan, tmp_path, monkeypatch):
-    monkeypatch.setattr(workflow, "open_scan", None)  # the scan is not even read
+    monkeypatch.setattr(segmenter, "open_scan", None)  # the scan is not even read
     with pytest.raises(OutputError, match="is a file, not a folder"):
         infer(scan, model=model, output=scan / "out")
 
@@ -240,14 +240,14 @@ def test_a_bad_scan_among_several_is_an_outcome_and_the_rest_is_done(model, scan
     [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")],
 )
 def test_a_scan_too_large_for_the_memory_is_named_and_the_next_is_done(model, scan, tmp_path, monkeypatch, failure):
-    good, real = write_scan(tmp_path / "liver_8.nii.gz"), workflow.open_scan
+    good, real = write_scan(tmp_path / "liver_8.nii.gz"), segmenter.open_scan
 
     def too_large(paths, **options):
         if scan in paths:
             raise failure
         return real(paths, **options)
 
-    monkeypatch.setattr(workflow, "open_scan", too_large)
+    monkeypatch.setattr(segmenter, "open_scan", too_large)
     (_, first), (_, second) = infer_cases([[scan], [good]], model=model, output=None, force=False, device="cpu")
     assert isinstance(first, ResourceError)
     assert str(first).startswith(f"{scan}: cpu: out of memory")

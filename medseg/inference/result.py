@@ -1,0 +1,72 @@
+"""What a segmentation found, and how a notebook shows it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from medseg.core.labels import Labels
+from medseg.core.volume import LabelMap
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterResult:
+    """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
+
+    ``windows``: how many patches the network saw. ``image()`` gives the label map back as the kind of the scan.
+    """
+
+    label_map: LabelMap
+    labels: Labels
+    volumes_ml: dict[str, float]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    windows: int
+    back: Callable[[LabelMap], Any]
+
+    def image(self) -> Any:
+        """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).
+
+        Of a Volume a LabelMap; of a file a nibabel image.
+        """
+        return self.back(self.label_map)
+
+    def to_nibabel(self) -> Any:
+        """The label map as a nibabel image: NIfTI with intent label and the structures' names in its header."""
+        from medseg.io.nifti_image import nibabel_label_image
+
+        return nibabel_label_image(self.label_map)
+
+    def to_simpleitk(self) -> Any:
+        """The label map as a SimpleITK image. Raises GeometryError for a sheared grid."""
+        from medseg.io.itk import itk_label_image
+
+        return itk_label_image(self.label_map)
+
+    def save(self, path: Path | str) -> None:
+        """Write the label map as .nii.gz or .nii, whole or not at all. Raises OutputError and ResourceError."""
+        from medseg.io.nifti import write_label_map
+
+        write_label_map(Path(path), self.label_map)
+
+    def __repr__(self) -> str:
+        return f"SegmenterResult({', '.join(f'{n} {v:.1f} mL' for n, v in self.volumes_ml.items())})"
+
+    def _repr_html_(self) -> str:
+        return result_html(repr(self.label_map.geometry), self.labels, self.volumes_ml, self.warnings)
+
+
+def result_html(title: str, labels: Labels, volumes_ml: Mapping[str, float], warnings: tuple[str, ...]) -> str:
+    """Title, volumes by structure and warnings for a notebook; everything escaped."""
+    rows = "".join(
+        f"<tr><td>{coloured(s.name, s.colour)}</td><td style='text-align:right'>{volumes_ml[s.name]:.2f}</td></tr>"
+        for s in labels.structures
+    )
+    notes = "".join(f"<p>warning: {escape(warning)}</p>" for warning in warnings)
+    return f"<p>{escape(title)}</p><table><tr><th>structure</th><th>volume mL</th></tr>{rows}</table>{notes}"
+
+
+def coloured(name: str, colour: str) -> str:
+    """``name``, escaped, behind a square of its colour."""
+    return f"<span style='color:{colour}'>&#9632;</span> {escape(name)}"

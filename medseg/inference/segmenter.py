@@ -1,0 +1,249 @@
+"""Segmenter: a loaded model that segments scan after scan, for notebooks, services and the workflows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
+from html import escape
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.border import touched_sides
+from medseg.core.case import check_channel_order
+from medseg.core.component import build
+from medseg.core.errors import ConfigError, DataError, ModelError
+from medseg.core.labels import Labels
+from medseg.core.plan import Plan
+from medseg.core.progress import Progress, silent
+from medseg.core.volume import LabelMap, Volume
+from medseg.inference.result import SegmenterResult, coloured
+from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
+from medseg.io.given import given_scan
+from medseg.io.reading import open_scan
+from medseg.io.scan import MAX_VOXELS, ReadOptions, Scan
+from medseg.io.source import shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from medseg.inference.stream import Predict
+    from medseg.models.bundle import Model
+
+_ADVICE = "crop the scan, close other programs, or use a device with more memory"
+_TURNS: dict[str, Lock] = {}  # one for each device of this process, whatever model runs there
+_turns = Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A verified model, warm on its device. Any number of threads may call one object at once.
+
+    Threads read, preprocess and restore side by side; on each device one forward pass runs at a time, because it keeps all
+    cores or the whole GPU busy by itself. So the results are those of serial calls, to the bit.
+
+    >>> import medseg
+    >>> segmenter = medseg.Segmenter.load("runs/liver/model")  # doctest: +SKIP
+    >>> segmenter("scan.nii.gz").volumes_ml  # doctest: +SKIP
+    {'liver': 1432.8}
+    """
+
+    model: "Model"
+    device: "torch.device"
+    predict: "Predict"
+    settings: InferenceSettings
+
+    @classmethod
+    def load(cls, model: Path | str | None = None, *, device: str = "auto", **options: Any) -> "Segmenter":
+        """Load and verify the model folder ``model``, default the newest under ``./runs``, onto ``device``.
+
+        ``options``: those of ``InferenceOptions``, such as ``overlap`` or ``max_memory``; the model folder's own wishes else.
+
+        Raises ModelError for the model, ConfigError for an option, ResourceError for a device that is not there.
+        """
+        from medseg.inference.backends.torch_backend import torch_predict
+        from medseg.inference.device import choose_device
+        from medseg.models.bundle import load_model, newest_model
+
+        known = [field.name for field in fields(InferenceOptions)]
+        if unknown := sorted(set(options) - set(known)):
+            raise ConfigError(f"option {unknown[0]!r} is unknown; choose from {', '.join(known)}")
+        asked = InferenceOptions(**options)
+        chosen = choose_device(device)
+        loaded = load_model(newest_model(Path("runs")) if model is None else Path(model))
+        _check_intensities(loaded)
+        settings = settings_for(asked, loaded.card.inference, loaded.plan)
+        return cls(loaded, chosen, _in_turn(torch_predict(loaded.networks, chosen), chosen), settings)
+
+    @property
+    def plan(self) -> Plan:
+        return self.model.plan
+
+    @property
+    def labels(self) -> Labels:
+        return self.model.labels
+
+    def __call__(
+        self,
+        scan: Any,
+        *,
+        affine: npt.ArrayLike | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        series: str | None = None,
+        on_gap: Literal["refuse", "resample"] = "refuse",
+        max_voxels: int = MAX_VOXELS,
+        progress: Progress = silent,
+    ) -> SegmenterResult:
+        """Segment ``scan`` on its own grid; nothing is written.
+
+        ``scan``: a path of any format that is read (or the paths of the channels of one case), a numpy array (I, J, K) or
+        (C, I, J, K) with its ``affine`` or ``spacing_mm``, a nibabel or SimpleITK image, or a Volume. ``series``, ``on_gap``,
+        ``max_voxels``: see ``io.scan.ReadOptions``.
+
+        Raises DataError for the scan, ConfigError where an array has no grid, ResourceError where the memory runs out.
+        """
+        clock = perf_counter()
+        paths = _paths(scan)
+        if paths is None:
+            with self.enough_memory("the scan"):
+                given = given_scan(scan, affine=affine, spacing_mm=spacing_mm, max_voxels=max_voxels)
+                reading = perf_counter() - clock
+                found = self.segment(given.volume, given.name, progress)
+            found = replace(found, back=given.back)
+        else:
+            with (
+                self.enough_memory(shown(paths[0])),
+                self.open(paths, ReadOptions(series, on_gap, max_voxels)) as opened,
+            ):
+                reading = perf_counter() - clock
+                found = self.segment(opened.volume, shown(paths[0]), progress)
+        return replace(found, seconds={"read": reading} | found.seconds)
+
+    @contextmanager
+    def open(self, paths: Sequence[Path], options: ReadOptions) -> Iterator[Scan]:
+        """The scan at ``paths`` as ``open_scan`` reads it for this model. Raises DataError where it does not fit the model."""
+        check_channel_order(paths, self.plan.channel_names)
+        options = replace(options, channel_grids=self.plan.channel_grids)
+        with open_scan(paths, channels=self.plan.channels, options=options) as scan:
+            if scan.flat and self.plan.dimensions == 3:
+                name = self.model.card.name
+                raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {name} is 3D; give a 3D scan")
+            yield scan
+
+    def segment(self, volume: Volume, name: str, progress: Progress = silent) -> SegmenterResult:
+        """Segment a ``volume`` that messages call ``name``. Raises DataError for the scan, ModelError for the network."""
+        from medseg.inference.segment import segment
+
+        try:
+            found = segment(volume, self.plan, self.predict, settings=self.settings, progress=progress)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        except RuntimeError as error:
+            if "memory" in str(error):
+                raise
+            raise ModelError(
+                f"{self.model.folder}: the network failed on patches of the plan's patch_size {self.plan.patch_size}; "
+                f"is model.json changed? {error}"
+            ) from error
+        label_map = replace(found.label_map, labels=self.labels)
+        warnings = (
+            *volume.warnings,
+            *_other_modality(volume, self.plan),
+            *_oddities(label_map, self.labels),
+        )
+        volumes = label_map.volumes_ml()
+        return SegmenterResult(
+            label_map, self.labels, volumes, warnings, found.seconds, found.windows, _nibabel_label_image
+        )
+
+    def enough_memory(self, work: str) -> AbstractContextManager[None]:
+        """For the block, memory that runs out becomes a ResourceError that names ``work``."""
+        from medseg.inference.device import enough_memory
+
+        return enough_memory(self.device, work=work, advice=_ADVICE)
+
+    def describe(self) -> str:
+        """Model, inputs, structures and device on one line."""
+        plan = self.plan
+        inputs = f", channels {', '.join(plan.channel_names)}" if plan.channels > 1 else ""
+        structures = ", ".join(self.labels.names)
+        return f"{self.model.folder} ({self.model.card.name}, {plan.modality}{inputs}, {structures}); device: {self.device}"
+
+    def __repr__(self) -> str:
+        return f"Segmenter({self.describe()})"
+
+    def _repr_html_(self) -> str:
+        plan = self.plan
+        rows = {
+            "model": escape(f"{self.model.card.name} ({self.model.folder})"),
+            "scans": escape(f"{plan.modality}: {', '.join(plan.channel_names) or plan.channels}"),
+            "structures": " ".join(coloured(s.name, s.colour) for s in self.labels.structures),
+            "spacing mm": " x ".join(f"{n:.3g}" for n in plan.spacing_mm),
+            "patch size": " x ".join(map(str, plan.patch_size)),
+            "device": escape(str(self.device)),
+        }
+        return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in rows.items())}</table>"
+
+
+def _paths(scan: Any) -> list[Path] | None:
+    """``scan`` as the paths of its channels; None where it is no path."""
+    given = [scan] if isinstance(scan, Path | str) else scan
+    if not isinstance(given, list | tuple) or not all(isinstance(path, Path | str) for path in given):
+        return None
+    if not given:
+        raise DataError("no scan was given: the list of paths is empty")
+    return [Path(path) for path in given]
+
+
+def _in_turn(predict: "Predict", device: "torch.device") -> "Predict":
+    """``predict``, where calls that meet on one device wait for each other."""
+    import torch
+
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    with _turns:
+        turn = _TURNS.setdefault(f"{device.type}:{index}", Lock())
+
+    def alone(patches: "torch.Tensor") -> "torch.Tensor":
+        with turn:
+            return predict(patches)
+
+    return alone
+
+
+def _nibabel_label_image(label_map: LabelMap) -> Any:
+    from medseg.io.nifti_image import nibabel_label_image
+
+    return nibabel_label_image(label_map)
+
+
+def _check_intensities(model: "Model") -> None:
+    """Raise ModelError where the plan's way to normalise intensities is not one that medseg has."""
+    from medseg.data.intensity import INTENSITIES
+
+    for intensity in model.plan.intensity:
+        try:
+            build("intensity", INTENSITIES, intensity.scheme)(np.zeros((1, 1, 1), np.float32))
+        except Exception as error:  # options of any kind, from a file
+            raise ModelError(f"{model.folder}: the plan's intensity cannot be used: {error}") from None
+
+
+def _other_modality(volume: Volume, plan: Plan) -> list[str]:
+    """A CT model on an MR scan, or the reverse, where the scan says what it is: the figures then mean little."""
+    if {volume.modality, plan.modality} == {"CT", "MR"}:
+        return [f"the scan is {volume.modality}, but the model was trained on {plan.modality}: do not trust the result"]
+    return []
+
+
+def _oddities(label_map: LabelMap, labels: Labels) -> list[str]:
+    """Results that a reader should look at: nothing found, a structure cut off by the border of the scan."""
+    found = []
+    if not label_map.data.any():
+        found.append("no structure was found in this scan")
+    touched = touched_sides(label_map)
+    names = [s.name for s in labels.structures if s.value in touched]
+    if names:
+        found.append(f"{', '.join(names)} touch the border of the scan: the volume may be truncated")
+    return found
