@@ -91,6 +91,7 @@ def restore(
                 # Where planes are skipped, the next one needed may lie in a slab that has not come yet.
                 drop = min(int(along[end].nonzero()[0].min()) - base, held.shape[1])
                 held, base = held[:, drop:], base + drop
+        held = held.clone()  # the next slab overwrites this one
     if emitted != target[axis]:
         raise ValueError(
             f"the slabs cover {base + (held.shape[1] if held is not None else 0)} of {source[axis]} planes"
@@ -101,7 +102,8 @@ def restore(
 def _at_target(held: Tensor, rows: Tensor, in_plane: list[Tensor | None]) -> Iterator[Tensor]:
     """The logits of one output after the other, interpolated."""
     for logits in held:
-        value = logits if _is_identity(rows) else torch.tensordot(rows, logits, dims=1)
+        value = logits.float()
+        value = value if _is_identity(rows) else torch.tensordot(rows, value, dims=1)
         if in_plane[0] is not None:
             value = in_plane[0] @ value
         if in_plane[1] is not None:

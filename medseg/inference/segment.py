@@ -14,19 +14,22 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
 from medseg.inference.restore import largest, regions_in_order, restore
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.stream import Predict, stream_logits
-from medseg.inference.windows import window_starts
+from medseg.inference.stream import Predict, slab_axis, stream_logits
 
 USUAL = InferenceSettings()
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """A ``label_map`` on the scan's grid, ``seconds`` by stage, and the number of ``windows`` that made it."""
+    """A ``label_map`` on the scan's grid, ``seconds`` by stage, and the number of ``windows`` that made it.
+
+    ``reused`` windows were constant and took the logits of another one.
+    """
 
     label_map: LabelMap
     seconds: dict[str, float]
     windows: int
+    reused: int = 0
 
 
 def segment(
@@ -51,20 +54,22 @@ def segment(
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
     source = prepared.geometry.shape
-    axis = int(np.argmax(source))
-    padded = tuple(max(n, w) for n, w in zip(source, plan.patch_size, strict=True))
-    total = len(window_starts((padded[0], padded[1], padded[2]), plan.patch_size, settings.overlap))
+    axis = slab_axis(source, plan.patch_size)
     in_network = 0.0
-    done = 0
+    predicted = total = 0
 
     def timed(patches: Tensor) -> Tensor:
-        nonlocal in_network, done
+        nonlocal in_network, predicted
         start = time.perf_counter()
         logits = predict(patches)
         in_network += time.perf_counter() - start
-        done += len(patches)
-        progress("windows", done, total)
+        predicted += len(patches)
         return logits
+
+    def counted(stage: str, done: int, of: int) -> None:
+        nonlocal total
+        total = of
+        progress(stage, done, of)
 
     slabs = stream_logits(
         prepared.data,
@@ -74,6 +79,7 @@ def segment(
         axis=axis,
         overlap=settings.overlap,
         batch=settings.batch,
+        progress=counted,
     )
     channels = restore(
         slabs,
@@ -92,4 +98,4 @@ def segment(
         "network": in_network,
         "blend_and_restore": clock[2] - clock[1] - in_network,
     }
-    return Segmented(label_map, seconds, total)
+    return Segmented(label_map, seconds, total, total - predicted)

@@ -1,12 +1,15 @@
-"""Slabs of windows: only the planes that windows still reach are held, finished ones leave at once."""
+"""Slabs of windows: a ring of planes holds what windows still reach, finished planes leave at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.progress import Progress, silent
 from medseg.inference.windows import Triple, gaussian_weights, window_starts
 
 Predict = Callable[[Tensor], Tensor]
@@ -15,59 +18,151 @@ Predict = Callable[[Tensor], Tensor]
 Array = npt.NDArray[np.float32]
 
 
+def slab_axis(shape: Triple, window: Triple) -> int:
+    """The axis along which a slab of one window's depth is smallest; the longest one of equals."""
+    outer = [max(n, w) for n, w in zip(shape, window, strict=True)]
+    return min(range(3), key=lambda a: (window[a] * prod(outer) / outer[a], -outer[a]))
+
+
 def stream_logits(
-    image: Array, predict: Predict, *, channels: int, window: Triple, axis: int, overlap: float = 0.5, batch: int = 1
+    image: Array,
+    predict: Predict,
+    *,
+    channels: int,
+    window: Triple,
+    axis: int,
+    overlap: float = 0.5,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress = silent,
 ) -> Iterator[Tensor]:
     """Blended logits of ``image`` (C, I, J, K), yielded as slabs of finished planes along ``axis``, in order.
 
-    Each slab is (channels, n, A, B): ``axis`` first, the other two in their order. Together the slabs are exactly the
-    all-at-once Gaussian-weighted mean over the same windows. A volume smaller than the window is padded with zeros on
-    both sides and the padding is cut off again. Memory: ``channels`` x one window's depth of planes.
+    Each slab is (channels, n, A, B) of ``dtype``: ``axis`` first, the other two in their order. It is a view of the ring and
+    is overwritten when the next one is asked for. Together the slabs are exactly the all-at-once Gaussian-weighted mean
+    over the same windows. A volume smaller than the window is padded with zeros on both sides and the padding is cut off
+    again. Windows in which each channel is one constant value have the same logits, which are computed once. Memory:
+    ``channels`` x one window's depth of planes, and one window's logits.
     """
     shape = image.shape[1:]
     padding = [(max(0, w - n) // 2, max(0, w - n) - max(0, w - n) // 2) for n, w in zip(shape, window, strict=True)]
     padded = np.pad(image, [(0, 0), *padding]) if any(a or b for a, b in padding) else image
     source = torch.from_numpy(np.ascontiguousarray(padded))
-    outer = source.shape[1:]
-    plane = [outer[a] for a in range(3) if a != axis]
-    weights = torch.from_numpy(gaussian_weights(window)).movedim(axis, 0)
-    keep = tuple(slice(padding[a][0], outer[a] - padding[a][1]) for a in range(3) if a != axis)
-    first, last = padding[axis][0], outer[axis] - padding[axis][1]
+    outer = (source.shape[1], source.shape[2], source.shape[3])
+    ring = _Ring.of(channels, outer, window, axis, dtype)
+    keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
 
-    depth = window[axis]
-    sums, norm = torch.zeros(channels, depth, *plane), torch.zeros(depth, *plane)
-    base = 0  # the plane of the volume that lies at index 0 of the accumulators
-    starts = sorted(window_starts((outer[0], outer[1], outer[2]), window, overlap), key=lambda s: (s[axis], s))
+    starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], s))
+    done = 0
+    constants = _Constants(predict)
     for level in sorted({s[axis] for s in starts}):
-        done = level - base
-        if done:
-            yield from _finished(sums, norm, base, done, first, last, keep)
-            sums, norm, base = _advance(sums, done), _advance(norm, done), level
+        yield from ring.advance_to(level, keep)
         row = [s for s in starts if s[axis] == level]
-        for n in range(0, len(row), batch):
-            group = row[n : n + batch]
-            cuts = [tuple(slice(a, a + w) for a, w in zip(s, window, strict=True)) for s in group]
-            logits = predict(torch.stack([source[(slice(None), *cut)] for cut in cuts]))
-            for cut, result in zip(cuts, logits, strict=True):
-                inside = (slice(None), *(cut[a] for a in range(3) if a != axis))
-                sums[(slice(None), *inside)] += result.movedim(axis + 1, 1) * weights
-                norm[inside] += weights
-    yield from _finished(sums, norm, base, depth, first, last, keep)
+        for group in _groups(source, row, window, batch):
+            varying = [patch for _, patch, constant in group if not constant]
+            known = [constants.logits_of(patch) if constant else None for _, patch, constant in group]
+            results = iter(predict(torch.stack(varying)) if varying else ())
+            for (start, _, _), logits in zip(group, known, strict=True):
+                ring.add(next(results) if logits is None else logits, start)
+            done += len(group)
+            progress("windows", done, len(starts))
+    yield from ring.advance_to(outer[axis], keep)
 
 
-def _finished(
-    sums: Tensor, norm: Tensor, base: int, done: int, first: int, last: int, keep: tuple[slice, ...]
-) -> Iterator[Tensor]:
-    low, high = max(base, first) - base, min(base + done, last) - base
-    if high > low:
-        yield sums[:, low:high, *keep] / norm[low:high, *keep]
+_Patch = tuple[Triple, Tensor, bool]
 
 
-def _advance(accumulator: Tensor, done: int) -> Tensor:
-    """Move the accumulator ``done`` planes on; what comes in is zero."""
-    axis = accumulator.ndim - 3
-    moved = torch.zeros_like(accumulator)
-    rest = accumulator.shape[axis] - done
-    if rest > 0:
-        moved.narrow(axis, 0, rest).copy_(accumulator.narrow(axis, done, rest))
-    return moved
+def _groups(source: Tensor, row: Sequence[Triple], window: Triple, batch: int) -> Iterator[list[_Patch]]:
+    """Windows in their order: ``start``, patch and whether it is constant; no more than ``batch`` of a group are not."""
+    group: list[_Patch] = []
+    for start in row:
+        patch = source[(slice(None), *(slice(a, a + w) for a, w in zip(start, window, strict=True)))]
+        group.append((start, patch, _is_constant(patch)))
+        if sum(not constant for _, _, constant in group) == batch:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _is_constant(patch: Tensor) -> bool:
+    """Whether each channel of ``patch`` (C, I, J, K) holds one value. Most patches show at a few voxels that they do not."""
+    few = patch[:, :: max(1, patch.shape[1] // 4), :: max(1, patch.shape[2] // 4), :: max(1, patch.shape[3] // 4)]
+    first = patch[:, :1, :1, :1]
+    return bool((few == first).all()) and bool((patch == first).all())
+
+
+@dataclass
+class _Constants:
+    """The logits of the last window that was constant, which mostly is the next one's, too."""
+
+    predict: Predict
+    value: Tensor | None = None
+    logits: Tensor | None = None
+
+    def logits_of(self, patch: Tensor) -> Tensor:
+        value = patch[:, 0, 0, 0]
+        if self.logits is None or self.value is None or not torch.equal(value, self.value):
+            self.logits = None  # before the next one is made: only one is held
+            self.value, self.logits = value.clone(), self.predict(patch[None])[0].clone()
+        return self.logits
+
+
+@dataclass
+class _Ring:
+    """Weighted sums (K, ...) and weights of the planes ``base`` to ``base + depth``; plane p lies at p modulo ``depth``."""
+
+    sums: Tensor
+    norm: Tensor
+    weights: Tensor
+    window: Triple
+    axis: int
+    base: int = 0
+
+    @classmethod
+    def of(cls, channels: int, outer: Triple, window: Triple, axis: int, dtype: torch.dtype) -> "_Ring":
+        size = [window[axis] if a == axis else n for a, n in enumerate(outer)]
+        weights = torch.from_numpy(gaussian_weights(window))
+        return cls(torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size), weights, window, axis)
+
+    @property
+    def depth(self) -> int:
+        return self.window[self.axis]
+
+    def _runs(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Planes ``start`` to ``stop``, cut where the ring closes."""
+        around = start - start % self.depth + self.depth
+        return [(start, stop)] if stop <= around else [(start, around), (around, stop)]
+
+    def add(self, logits: Tensor, start: Triple) -> None:
+        """Add the ``logits`` (K, *window) of the window at ``start``, weighted."""
+        first = start[self.axis]
+        for low, high in self._runs(first, first + self.depth):
+            place = [slice(s, s + w) for s, w in zip(start, self.window, strict=True)]
+            place[self.axis] = slice(low % self.depth, low % self.depth + high - low)
+            part = logits.narrow(self.axis + 1, low - first, high - low)
+            weights = self.weights.narrow(self.axis, low - first, high - low)
+            sums = self.sums[(slice(None), *place)]
+            if sums.dtype == part.dtype:
+                sums.addcmul_(part, weights)
+            else:  # rounded once, one output after the other: no temporary of all of them
+                for sum_, output in zip(sums, part, strict=True):
+                    sum_.copy_(torch.addcmul(sum_.to(output.dtype), output, weights))
+            self.norm[tuple(place)] += weights
+
+    def advance_to(self, plane: int, keep: Sequence[slice]) -> Iterator[Tensor]:
+        """Yield what is finished before ``plane``, cut to ``keep``, and make its place free."""
+        for low, high in self._runs(self.base, plane) if plane > self.base else ():
+            at = low % self.depth
+            sums, norm = (t.narrow(t.ndim - 3 + self.axis, at, high - low) for t in (self.sums, self.norm))
+            inside = list(keep)
+            inside[self.axis] = slice(
+                min(max(keep[self.axis].start, low), high) - low, max(min(keep[self.axis].stop, high), low) - low
+            )
+            if inside[self.axis].stop > inside[self.axis].start:
+                for sum_ in sums:
+                    sum_.div_(norm)
+                yield sums[(slice(None), *inside)].movedim(self.axis + 1, 1)
+            sums.zero_()
+            norm.zero_()
+        self.base = plane

@@ -6,13 +6,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from medseg.core.errors import DataError
-from medseg.core.geometry import Geometry
+from medseg.core.geometry import Geometry, order_between
 from medseg.core.volume import Volume
+from medseg.data.preprocess import preprocess
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.windows import gaussian_weights, window_starts
+from medseg.io.reading import read_volume
 from medseg.models.bundle import network_for
 from tests.models.tiny_model import OBLIQUE, texture, tiny_plan
 
@@ -118,3 +122,31 @@ def test_a_scan_with_other_channels_is_refused():
     volume = Volume(np.zeros((2, 8, 8, 8), np.float32), Geometry((8, 8, 8), OBLIQUE))
     with pytest.raises(DataError, match="channel"):
         segment(volume, tiny_plan(), threshold)
+
+
+def test_a_real_scan_in_slabs_gets_the_labels_that_it_gets_all_at_once(real_data):
+    """Three outputs of filters on a CT at 6 mm: blended in one float64 array and interpolated by torch, voxel by voxel."""
+    volume = read_volume(real_data / "totalseg_ct" / "images" / "ct_abdpelvis.nii.gz")
+    scheme = {"name": "ct_window", "lower": -1000.0, "upper": 1000.0, "mean": 0.0, "sd": 300.0}
+    plan = tiny_plan(spacing_mm=[6.0] * 3, patch_size=[16, 20, 24], modality="CT", intensity=[{"scheme": scheme}])
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv3d(8, 3, 1)).eval()
+    predict = torch_predict([network], torch.device("cpu"))
+    prepared = preprocess(volume, plan)
+    source = torch.from_numpy(prepared.data)
+    weights = torch.from_numpy(gaussian_weights(plan.patch_size)).double()
+    sums, norm = torch.zeros(3, *source.shape[1:]).double(), torch.zeros(source.shape[1:]).double()
+    for start in window_starts(prepared.geometry.shape, plan.patch_size, 0.5):
+        place = tuple(slice(s, s + w) for s, w in zip(start, plan.patch_size, strict=True))
+        sums[(slice(None), *place)] += predict(source[(slice(None), *place)][None])[0] * weights
+        norm[place] += weights
+    ras = volume.canonical()
+    at_scan = interpolate((sums / norm)[None], size=ras.geometry.shape, mode="trilinear", align_corners=False)[0]
+    two = at_scan.topk(2, dim=0).values
+    clear = (two[0] - two[1] > 1e-5).numpy()
+    assert clear.mean() > 0.999
+    order = order_between(ras.geometry, volume.geometry)
+    found = segment(volume, plan, predict).label_map.data
+    wanted = order.array(at_scan.argmax(0).numpy())
+    assert min(np.bincount(found.ravel(), minlength=3)) > 1000
+    np.testing.assert_array_equal(found[order.array(clear)], wanted[order.array(clear)])
