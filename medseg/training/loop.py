@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import DataError, Interrupted
+from medseg.core.interrupt import Stopped, stop_flag
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.loader import cases_of
 from medseg.data.store import StoredCase
 from medseg.training.checkpoint import load_checkpoint, save_checkpoint, seconds_trained
 from medseg.training.init import begin
-from medseg.training.interrupt import Stopped, stop_flag
 from medseg.training.log import Row, read_log, write_log
 from medseg.training.step import Stepper
 from medseg.training.team import ALONE, Team
