@@ -64,6 +64,7 @@ MAY_WRITE = {
     "core.files": "the one that writes",
     "io.archive": "unpacks into a private temporary folder, gone before its block ends",
     "io.child": "sends decoded pixels through the pipe to its parent",
+    "core.journal": "SQLite writes the journal itself, in a way that a kill cannot break",
     "core.lock": "holds the lock file of a run",
     "core.workers": "sends answers through the pipe to its parent",
 }

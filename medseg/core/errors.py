@@ -46,6 +46,10 @@ class ResourceError(MedsegError):
     exit_code = 5
 
 
+class DiskFullError(ResourceError):
+    """No room is left to write in: nothing that follows could be written either."""
+
+
 class Interrupted(MedsegError):
     """A signal stopped the work at a safe place; ``exit_code`` is 128 plus the signal's number."""
 

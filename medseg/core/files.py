@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medseg.core.errors import MedsegError, OutputError, ResourceError
+from medseg.core.errors import DiskFullError, MedsegError, OutputError, ResourceError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp", re.DOTALL)
@@ -30,19 +30,20 @@ def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
     return digest
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
+def write_together(contents: Mapping[Path, bytes]) -> dict[Path, str]:
     """``write_durable`` for files that belong together: none takes its name before all lie on the disk whole.
 
-    What a killed process left of the same files is cleared away.
+    Returns the sha256 of each. What a killed process left of the same files is cleared away.
     """
     for path in contents:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder, where a file is to be written; choose another --output")
         clear_unfinished(path.parent.glob(f".{glob.escape(_short(path))}.*.tmp"))
     with ExitStack() as stack:
-        written = [(stack.enter_context(_written(path, content))[0], path) for path, content in contents.items()]
-        for temporary, path in written:
+        written = [(path, *stack.enter_context(_written(path, content))) for path, content in contents.items()]
+        for path, temporary, _ in written:
             _rename(temporary, path)
+    return {path: digest for path, _, digest in written}
 
 
 @contextmanager
@@ -242,7 +243,7 @@ def explained(error: OSError, path: Path) -> MedsegError:
     """The ResourceError (full disk) or OutputError (cannot write there) that says what the system refused at ``path``."""
     if error.errno in DISK_FULL:
         limit = " or the file size limit (ulimit -f) is reached" if error.errno == errno.EFBIG else ""
-        return ResourceError(
+        return DiskFullError(
             f"{path}: the disk is full{limit} ({_free_bytes(path)}); free some space and run again, nothing was overwritten"
         )
     return OutputError(f"{path}: cannot write there ({error.strerror or error}); choose another place with --output")

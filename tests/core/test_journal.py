@@ -1,0 +1,133 @@
+"""The journal of a cohort: what stands in it stands after a kill, for one identity, whatever the names."""
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from medseg.core.errors import DiskFullError, OutputError
+from medseg.core.journal import NAME, Journal
+
+IDENTITY = {"model": {"name": "liver", "sha256": "aa"}, "settings": {"overlap": 0.5, "series": None}}
+RECORD = {"case": "a", "outputs": {"a_seg.nii.gz": "12"}, "seconds": {"read": 0.1}, "warnings": ["ü"]}
+
+
+def opened(folder, **changes):
+    return Journal.opened(folder, IDENTITY | changes.pop("identity", {}), **changes)
+
+
+def test_a_record_stands_when_the_journal_is_opened_again(tmp_path):
+    with opened(tmp_path) as journal:
+        journal.expect(["a", "b"])
+        journal.write("a", RECORD)
+        assert journal.records() == {"a": RECORD}
+    with opened(tmp_path) as journal:
+        assert journal.records() == {"a": RECORD}
+        assert journal.expected() == {"a", "b"}
+        journal.forget("a")
+        assert journal.records() == {}
+        assert journal.expected() == {"a", "b"}
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]  # no log is left by a good end
+
+
+def test_names_that_are_no_text_are_kept(tmp_path):
+    names = ["sub/ä", 'quote"d', "back\\slash", os.fsdecode(b"caf\xe9")]
+    with opened(tmp_path) as journal:
+        for name in names:
+            journal.write(name, {"case": name})
+    with opened(tmp_path) as journal:
+        assert journal.records() == {name: {"case": name} for name in names}
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        (
+            {"model": {"name": "liver", "sha256": "bb"}},
+            r'was begun with model sha256="aa", but now it is model sha256="bb"',
+        ),
+        (
+            {"settings": {"overlap": 0.25, "series": "3"}},
+            r'was begun with settings overlap=0.5, series=null, but now it is settings overlap=0.25, series="3"',
+        ),
+    ],
+)
+def test_another_identity_is_refused_naming_both_and_starts_over_when_told(tmp_path, identity, words):
+    with opened(tmp_path) as journal:
+        journal.write("a", RECORD)
+    with pytest.raises(OutputError, match=words), opened(tmp_path, identity=identity):
+        pass
+    with opened(tmp_path) as journal:
+        assert journal.records() == {"a": RECORD}
+    with opened(tmp_path, identity=identity, anew=True) as journal:
+        assert journal.records() == {}
+    with pytest.raises(OutputError, match="was begun with"), opened(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("damage", [b"no database", b"SQLite format 3\0" + bytes(200)])
+def test_a_damaged_journal_is_refused_and_replaced_when_told(tmp_path, damage):
+    (tmp_path / NAME).write_bytes(damage)
+    with pytest.raises(OutputError, match=r"journal is damaged .* --force"), opened(tmp_path):
+        pass
+    assert (tmp_path / NAME).read_bytes() == damage
+    with opened(tmp_path, anew=True) as journal:
+        journal.write("a", RECORD)
+        assert journal.records() == {"a": RECORD}
+
+
+def test_a_record_that_changed_on_the_disk_is_none(tmp_path):
+    with opened(tmp_path) as journal:
+        journal.write("a", RECORD)
+        journal.write("b", RECORD)
+    raw = sqlite3.connect(tmp_path / NAME)
+    raw.execute("UPDATE cases SET record = replace(record, '12', '13') WHERE name = 'a'")
+    raw.commit()
+    raw.close()
+    with opened(tmp_path) as journal:
+        assert journal.records() == {"b": RECORD}
+
+
+def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError), opened(tmp_path / "nowhere"):
+        pass
+
+
+def test_a_full_disk_is_told_and_what_stood_stands(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as journal:
+        journal.write("a", RECORD)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+        try:
+            with pytest.raises(DiskFullError, match="disk is full"):
+                for number in range(100):
+                    journal.write(f"b{number}", RECORD | {"more": "x" * 4096})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        told = journal.records()
+    with opened(tmp_path) as journal:
+        assert journal.records() == told
+        assert told["a"] == RECORD
+
+
+def test_what_was_written_before_a_kill_stands(tmp_path):
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from medseg.core.journal import Journal
+with Journal.opened(Path({str(tmp_path)!r}), {IDENTITY!r}) as journal:
+    for number in range(5):
+        journal.write(str(number), {RECORD!r})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / f"{NAME}-wal").exists()  # nothing tidied up
+    with opened(tmp_path) as journal:
+        assert journal.records() == {str(number): RECORD for number in range(5)}
