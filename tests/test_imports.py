@@ -174,7 +174,7 @@ def _wrong_import(module: Module, imported: str) -> str | None:
     room = imported.removeprefix("medseg.").partition(".")[0]
     if room == module.room:
         is_part = imported.startswith(f"medseg.{module.name}_")  # train may be made of train_fold and the like
-        if room == "workflows" and module.name.split(".")[1] not in MADE_OF_WORKFLOWS and not is_part:
+        if room == "workflows" and module.name.split(".")[1].partition("_")[0] not in MADE_OF_WORKFLOWS and not is_part:
             return "a workflow imports another one"
         return None
     if room not in ROOMS[module.room]:

@@ -33,10 +33,24 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
         targets = [output]
     else:
         firsts = [_named(channels[0]) for channels in cases]
-        targets = [
-            (output or first.parent) / f"{_fitting(case_id(first))}_seg.{'png' if is_picture(first) else 'nii.gz'}"
-            for first in firsts
-        ]
+        targets = [target_in(output or first.parent, case_id(first), first) for first in firsts]
+    check_targets(cases, targets)
+    for channels, target in zip(cases, targets, strict=True):
+        if os.access(
+            channels[0], os.F_OK
+        ):  # else: that it is not there is the more useful error, and comes when it is read
+            check_target_free(target, force=force)
+    return targets
+
+
+def target_in(folder: Path, case: str, scan: Path) -> Path:
+    """The label map's path of ``case`` in ``folder``; the name may have folders in it, separated by ``/``."""
+    *folders, name = case.split("/")
+    return folder.joinpath(*folders, f"{_fitting(name)}_seg.{'png' if is_picture(scan) else 'nii.gz'}")
+
+
+def check_targets(cases: Sequence[Channels], targets: Sequence[Path]) -> None:
+    """Raise ConfigError where two cases go to one place, OutputError where one goes to the place of a scan."""
     taken: dict[str, Path] = {}
     sources = {os.path.realpath(path) for channels in cases for path in channels}
     for channels, target in zip(cases, targets, strict=True):
@@ -48,9 +62,6 @@ def targets_of(cases: Sequence[Channels], output: Path | None, *, force: bool) -
         taken[place] = scan
         if place in sources:
             raise OutputError(f"{target}: the output would replace the scan itself; choose another --output")
-        if os.access(scan, os.F_OK):  # else: that it is not there is the more useful error, and comes when it is read
-            _check_free(target, force=force)
-    return targets
 
 
 def _fitting(case: str) -> str:
@@ -62,7 +73,8 @@ def _fitting(case: str) -> str:
     return f"{start}-{hashlib.sha256(raw).hexdigest()[:12]}"
 
 
-def _check_free(target: Path, *, force: bool) -> None:
+def check_target_free(target: Path, *, force: bool) -> None:
+    """Raise OutputError where the label map or its manifest exists, unless ``force``, or cannot be written."""
     for path in (target, manifest_path(target)):
         if is_there(path) and not force:
             raise OutputError(f"{path}: exists already; overwrite it with --force, or choose another --output")

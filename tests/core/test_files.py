@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medseg.core import files
-from medseg.core.errors import MedsegError, OutputError, ResourceError
+from medseg.core.errors import DiskFullError, MedsegError, OutputError, ResourceError
 from medseg.core.files import (
     check_writable,
     is_there,
@@ -92,7 +92,7 @@ def test_whatever_fails_while_writing_the_old_file_stands_and_nothing_else(tmp_p
     path.write_bytes(b"old")
     with failing(monkeypatch, step, number), pytest.raises(MedsegError) as caught:
         write_durable(path, b"new content")
-    assert type(caught.value) is (ResourceError if number in FULL else OutputError)
+    assert type(caught.value) is (DiskFullError if number in FULL else OutputError)
     assert caught.value.exit_code == (5 if number in FULL else 4)
     assert str(path) in str(caught.value)
     assert ("disk is full" in str(caught.value)) is (number in FULL)

@@ -97,6 +97,11 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path):
         pass
 
 
+def fill(journal):
+    for number in range(100):
+        journal.write(f"b{number}", RECORD | {"more": "x" * 4096})
+
+
 def test_a_full_disk_is_told_and_what_stood_stands(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with opened(tmp_path) as journal:
@@ -105,8 +110,7 @@ def test_a_full_disk_is_told_and_what_stood_stands(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
         try:
             with pytest.raises(DiskFullError, match="disk is full"):
-                for number in range(100):
-                    journal.write(f"b{number}", RECORD | {"more": "x" * 4096})
+                fill(journal)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, ignored)
