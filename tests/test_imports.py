@@ -42,6 +42,8 @@ DOORS = {
     "nibabel": ("io.nifti*",),
     "PIL": ("io.image2d*",),
     "SimpleITK": ("io.itk*", "io.dicom*"),
+    "openvino": ("inference.backends.openvino*",),
+    "platformdirs": ("inference.backends.openvino*", "models.installed"),
     **dict.fromkeys(("pydicom", "highdicom", "gdcm", "pylibjpeg", "openjpeg", "rle"), ("io.dicom*",)),
     "isal": ("io.*",),
     "typer": ("cli.*",),
@@ -52,7 +54,7 @@ DOORS = {
     "matplotlib": ("report*",),
     "jinja2": ("report*",),
     "yaml": ("core.yaml", "training.run_folder"),
-    "pydantic": ("core.*", "models.bundle", "training.run_folder"),
+    "pydantic": ("core.*", "models.bundle", "models.how_to_run", "training.run_folder"),
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
     "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
     "trimesh": ("io.mesh",),

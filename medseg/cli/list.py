@@ -11,7 +11,7 @@ def list_parts(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="architectures, losses, metrics, layouts, intensities, augmentations, optimizers, schedules or writers.",
+            help="architectures, losses, metrics, layouts, intensities, augmentations, optimizers, schedules, backends or writers.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,

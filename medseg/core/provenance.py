@@ -18,6 +18,7 @@ PACKAGES = (
     "SimpleITK",
     "pydicom",
     "safetensors",
+    "openvino",
 )
 
 

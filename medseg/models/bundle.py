@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,25 +20,12 @@ from medseg.core.labels import Labels
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.structures import StructureDetails, detailed
 from medseg.models import WRAPPERS, build_network
+from medseg.models.how_to_run import HowToRun
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 64 * 2**20
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 HOW_TO_GET_ONE = "train one with `medseg train --config FILE`, or try `medseg demo`"
-
-
-class HowToRun(BaseModel):
-    """How a model wants to be run where the user does not say; None: as usual. Keys that medseg does not know are ignored.
-
-    The names and the meaning are those of ``inference.settings.InferenceSettings``.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-    overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
-    mirror_labels: Literal["swapped", "kept"] | None = None
-    ensemble: Literal["probabilities", "logits"] | None = None
 
 
 class ModelCard(BaseModel):
@@ -68,8 +56,48 @@ class Model:
 
     folder: Path
     card: ModelCard
-    networks: tuple[nn.Module, ...]
     sha256: str
+
+    @cached_property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks of all folds, read when they are first asked for. Raises as ``network``."""
+        return tuple(self.network(fold) for fold in range(len(self.card.weights)))
+
+    def network(self, fold: int) -> nn.Module:
+        """The network of a fold, read anew and verified: hash, names, shapes, types and finiteness of every weight.
+
+        Raises ModelError naming the file, the cause and what to do.
+        """
+        file = self._weights()[fold]
+        network = _planned(self.plan, self.folder / "model.json")
+        try:
+            _fill(network, file, self.card)
+        except ModelError as error:
+            raise ModelError(f"{file}: {'' if self._intact(file) else _DAMAGED + '; '}{error}") from None
+        self.check_hash(fold)
+        return network
+
+    def check_hash(self, fold: int) -> None:
+        """Raise ModelError where the weights of a fold are not those that model.json names."""
+        file = self._weights()[fold]
+        if not self._intact(file):
+            raise ModelError(f"{file}: {_DAMAGED}; copy the model folder again")
+
+    def _intact(self, file: Path) -> bool:
+        return sha256_of(file) == self.card.weights[file.name]
+
+    def _weights(self) -> list[Path]:
+        """The weights of each fold. Raises ModelError for a file that is missing, or lies elsewhere."""
+        files = []
+        for name in sorted(self.card.weights):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ModelError(
+                    f"{self.folder / 'model.json'}: weights file {name!r} is not a plain safetensors name in the folder"
+                )
+            if not (self.folder / name).is_file():
+                raise ModelError(f"{self.folder / name}: weights file missing; copy the model folder again")
+            files.append(self.folder / name)
+        return files
 
     @property
     def plan(self) -> Plan:
@@ -155,30 +183,22 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
-def load_model(folder: Path) -> Model:
-    """Read and verify a model folder: hashes, names, shapes, types and finiteness of every weight.
+def open_model(folder: Path) -> Model:
+    """A model folder whose weights are there and have their hashes; networks are read when they are asked for.
 
     Raises ModelError naming the file, the cause and what to do.
     """
-    card = read_card(folder)
-    networks = []
-    for name, expected in sorted(card.weights.items()):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(
-                f"{folder / 'model.json'}: weights file {name!r} is not a plain safetensors name in the folder"
-            )
-        file = folder / name
-        if not file.is_file():
-            raise ModelError(f"{file}: weights file missing; copy the model folder again")
-        network = _planned(card.plan, folder / "model.json")
-        try:
-            _fill(network, file, card)
-        except ModelError as error:
-            raise ModelError(f"{file}: {'' if _intact(file, expected) else _DAMAGED + '; '}{error}") from None
-        if not _intact(file, expected):
-            raise ModelError(f"{file}: {_DAMAGED}; copy the model folder again")
-        networks.append(network)
-    return Model(folder, card, tuple(networks), sha256_of(folder / "model.json"))
+    model = Model(folder, read_card(folder), sha256_of(folder / "model.json"))
+    for fold in range(len(model.card.weights)):
+        model.check_hash(fold)
+    return model
+
+
+def load_model(folder: Path) -> Model:
+    """Read and verify a model folder with all its networks: see ``Model.network``, whose ModelError it raises."""
+    model = Model(folder, read_card(folder), sha256_of(folder / "model.json"))
+    len(model.networks)
+    return model
 
 
 def saved_folds(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -192,10 +212,6 @@ def saved_folds(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, A
 
 
 _DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights are corrupt, truncated or exchanged"
-
-
-def _intact(file: Path, expected: str) -> bool:
-    return sha256_of(file) == expected
 
 
 def _planned(plan: Plan, source: Path) -> nn.Module:

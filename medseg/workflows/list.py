@@ -25,6 +25,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("METRICS", "LESION_METRICS", "CASE_METRICS", "PROBABILITY_METRICS", "CASE_PROBABILITY_METRICS"),
         "evaluate --metrics",
     ),
+    "backends": ("medseg.inference.backends", ("BACKENDS",), "infer --backend"),
     "writers": ("medseg.io.outputs", ("WRITERS",), "infer and convert --also"),
 }
 FROM_THE_DATA = ("in_channels", "out_channels", "dimensions", "deep_supervision")  # options that no config gives
