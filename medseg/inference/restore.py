@@ -1,16 +1,21 @@
-"""From slabs of logits on the plan's grid to a channel map on the scan's grid, one class and one slab at a time."""
+"""From slabs of logits on the plan's grid to channels on the scan's grid, tile by tile, as far as a tile leaves a choice."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.inference.decide import Array, Decide, largest
 from medseg.inference.windows import Triple
 
+PLANES, SIDE = 8, 32  # target voxels of a tile: few structures meet in one, and its logits stay in the cache
 
-def linear_matrix(source: int, target: int) -> npt.NDArray[np.float32]:
+
+def linear_matrix(source: int, target: int) -> Array:
     """Linear interpolation (target, source) along one axis: voxel faces aligned, edges repeated."""
     position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     low = np.floor(position).astype(int)
@@ -23,36 +28,42 @@ def linear_matrix(source: int, target: int) -> npt.NDArray[np.float32]:
     return matrix
 
 
-Decide = Callable[[Iterable[Tensor]], Tensor]
-"""Logits of a slab, one output after the other, to its channels (int32): only one output is held at a time."""
+def nearest_matrix(source: int, target: int) -> Array:
+    """The nearest voxel (target, source) along one axis; the later one of two that are as near."""
+    nearest = np.floor((np.arange(target) + 0.5) * (source / target)).astype(int)
+    matrix = np.zeros((target, source), np.float32)
+    matrix[np.arange(target), np.minimum(nearest, source - 1)] = 1
+    return matrix
 
 
-def largest(outputs: Iterable[Tensor]) -> Tensor:
-    """The output with the largest logit; the lowest one wins a tie."""
-    best: Tensor | None = None
-    winner = torch.zeros(0)
-    for channel, value in enumerate(outputs):
-        if best is None:
-            best, winner = value.clone(), torch.zeros(value.shape, dtype=torch.int32)
-        else:
-            wins = value > best
-            winner.masked_fill_(wins, channel)
-            torch.maximum(best, value, out=best)
-    return winner
+MATRICES = {0: nearest_matrix, 1: linear_matrix}  # by the spline's order; shares >= 0 that sum to 1, in ascending order
 
 
-def regions_in_order(writes: Sequence[int]) -> Decide:
-    """Each region, where its probability is above one half, writes its channel of ``writes`` over the regions before it."""
+@dataclass(frozen=True)
+class Piece:
+    """Some ``target`` voxels of an axis, the ``source`` voxels that they are made of, and the ``shares``; None: the same."""
 
-    def decide(outputs: Iterable[Tensor]) -> Tensor:
-        written = torch.zeros(0)
-        for value, channel in zip(outputs, writes, strict=True):
-            if not written.numel():
-                written = torch.zeros(value.shape, dtype=torch.int32)
-            written.masked_fill_(value > 0.0, channel)
-        return written
+    target: slice
+    source: slice
+    shares: Tensor | None
 
-    return decide
+
+class Axis:
+    """The map of one axis (target, source): the first and last source voxel of each target voxel, and pieces of it."""
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = matrix
+        self.first = np.argmax(matrix != 0, axis=1)
+        self.last = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)
+
+    def pieces(self, start: int, stop: int, size: int) -> list[Piece]:
+        return [self._piece(n, min(n + size, stop)) for n in range(start, stop, size)]
+
+    def _piece(self, start: int, stop: int) -> Piece:
+        source = slice(int(self.first[start]), int(self.last[stop - 1]) + 1)
+        shares = self.matrix[start:stop, source]
+        same = np.array_equal(shares, np.eye(stop - start))
+        return Piece(slice(start, stop), source, None if same else torch.from_numpy(shares.copy()))
 
 
 def restore(
@@ -63,53 +74,105 @@ def restore(
     axis: int,
     dtype: npt.DTypeLike,
     decide: Decide = largest,
+    orders: Triple = (1, 1, 1),
 ) -> npt.NDArray[np.unsignedinteger]:
     """The channel that ``decide`` finds for each voxel of ``target`` (I, J, K), in ``dtype``.
 
-    ``slabs`` (K, n, A, B) come in order along ``axis`` and cover ``source``; logits are interpolated linearly over the
-    same field of view. No more than one output of one slab is held at the target's resolution.
+    ``slabs`` (K, n, A, B), float32 or float16, come in order along ``axis`` and cover ``source``; each may be overwritten
+    once the next is asked for. Logits are interpolated over the same field of view, along each axis by its one of
+    ``orders``: 1 linear, 0 nearest. An interpolated logit lies between the smallest and the largest around it, so that in
+    most tiles few outputs can win and only those are interpolated; the result is that of interpolating all of them.
     """
-    across = [a for a in range(3) if a != axis]
-    plane = tuple(target[a] for a in across)
-    in_plane = [
-        None if source[a] == target[a] else torch.from_numpy(linear_matrix(source[a], target[a])) for a in across
-    ]
-    along = linear_matrix(source[axis], target[axis])
-    needed = np.array([row.nonzero()[0].max() for row in along])  # last source plane of each target plane
-    result = np.zeros((target[axis], *plane), np.dtype(dtype))
-    held: Tensor | None = None
-    base = emitted = 0
+    result = np.zeros(target, np.dtype(dtype))
+    out = np.moveaxis(result, axis, 0)
+    along, *across = (
+        Axis(MATRICES[orders[a]](source[a], target[a])) for a in (axis, *(a for a in range(3) if a != axis))
+    )
+    rows, columns = (a.pieces(0, len(a.matrix), SIDE) for a in across)
+    same_grid = source == target
+    held = _Planes()
+    emitted = 0
     for slab in slabs:
-        held = slab if held is None else torch.cat([held, slab], dim=1)
-        available = base + held.shape[1]
-        end = int(np.searchsorted(needed, available, side="left"))
-        if end > emitted:
-            rows = torch.from_numpy(along[emitted:end, base:available])
-            result[emitted:end] = decide(_at_target(held, rows, in_plane)).numpy()
-            emitted = end
-            if end < target[axis]:
-                # Where planes are skipped, the next one needed may lie in a slab that has not come yet.
-                drop = min(int(along[end].nonzero()[0].min()) - base, held.shape[1])
-                held, base = held[:, drop:], base + drop
-        held = held.clone()  # the next slab overwrites this one
-    if emitted != target[axis]:
-        raise ValueError(
-            f"the slabs cover {base + (held.shape[1] if held is not None else 0)} of {source[axis]} planes"
-        )
-    return np.moveaxis(result, 0, axis)
+        held.append(slab)
+        end = int(np.searchsorted(along.last, held.stop))
+        # What also needs planes of the slab before is made first, so that no others are copied.
+        joint = min(max(emitted, int(np.searchsorted(along.first, held.start))), end)
+        for piece in (*along.pieces(emitted, joint, PLANES), *along.pieces(joint, end, PLANES)):
+            block, place = held.between(piece.source.start, piece.source.stop), out[piece.target]
+            tiles = _whole(block, decide) if same_grid else _tiles(block, piece, rows, columns, decide)
+            for where, channels in tiles:
+                place[where] = channels
+        emitted = end
+        if end < len(out):
+            held.keep(int(along.first[end]))
+    if emitted != len(out):
+        raise ValueError(f"the slabs cover {held.stop} of {source[axis]} planes")
+    return result
 
 
-def _at_target(held: Tensor, rows: Tensor, in_plane: list[Tensor | None]) -> Iterator[Tensor]:
-    """The logits of one output after the other, interpolated."""
-    for logits in held:
-        value = logits.float()
-        value = value if _is_identity(rows) else torch.tensordot(rows, value, dims=1)
-        if in_plane[0] is not None:
-            value = in_plane[0] @ value
-        if in_plane[1] is not None:
-            value = value @ in_plane[1].T
-        yield value
+class _Planes:
+    """The slab (K, n, A, B) that came last, which begins with plane ``start``, and a copy of what is needed before it."""
+
+    def __init__(self) -> None:
+        self.start = self.stop = 0
+        self.slab = self.tail = torch.empty(0)
+
+    def append(self, slab: Tensor) -> None:
+        self.start, self.stop, self.slab = self.stop, self.stop + slab.shape[1], slab
+
+    def between(self, start: int, stop: int) -> Tensor:
+        inside = self.slab[:, max(start - self.start, 0) : stop - self.start]
+        return inside if start >= self.start else torch.cat([self.tail[:, start - self.start :], inside], dim=1)
+
+    def keep(self, start: int) -> None:
+        """Copy the planes from ``start`` on; none where planes are skipped and the next one needed has not come yet."""
+        self.tail = self.between(min(start, self.stop), self.stop).clone()
 
 
-def _is_identity(rows: Tensor) -> bool:
-    return rows.shape[0] == rows.shape[1] and bool((rows == torch.eye(rows.shape[0])).all())
+def _whole(block: Tensor, decide: Decide) -> Iterator[tuple[Any, Any]]:
+    """Where the voxels of ``block`` (K, n, A, B) are those of the target: its channels, one run through the memory."""
+    cut = int(np.argmax(block.stride()[1:3]))
+    for n in range(block.shape[1 + cut]):
+        part = block.select(1 + cut, n)
+        yield (slice(None),) * cut + (n,), decide((logits.float().numpy() for logits in part), range(len(block)))
+
+
+def _tiles(
+    block: Tensor, along: Piece, rows: list[Piece], columns: list[Piece], decide: Decide
+) -> Iterator[tuple[Any, Any]]:
+    """The tiles of ``block`` (K, n, A, B): where each lies in the target, and its channels."""
+    low, high = (_extremes(block, rows, columns, reduce) for reduce in (torch.amin, torch.amax))
+    matter = decide.matter(low, high)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            where = (slice(None), row.target, column.target)
+            outputs = np.flatnonzero(matter[:, i, j]).tolist()
+            channel = decide.certain(outputs)
+            if channel is not None:
+                yield where, channel
+            else:
+                inside = block[:, :, row.source, column.source]
+                chosen = inside if len(outputs) == len(block) else inside[outputs]
+                yield where, decide(iter(_interpolated(chosen.float(), along, row, column).numpy()), outputs)
+
+
+def _extremes(block: Tensor, rows: list[Piece], columns: list[Piece], reduce: Callable[..., Tensor]) -> Array:
+    """The smallest or largest logit of each output (K, rows, columns) among the source voxels of each tile."""
+    flat = reduce(block, 1)
+    by_row = torch.stack([reduce(flat[:, p.source], 1) for p in rows], dim=1)
+    return torch.stack([reduce(by_row[:, :, p.source], 2) for p in columns], dim=2).float().numpy()
+
+
+def _interpolated(logits: Tensor, along: Piece, row: Piece, column: Piece) -> Tensor:
+    """``logits`` (M, n, a, b) at the target's voxels (M, n', a', b')."""
+    m, n, a, b = logits.shape
+    if along.shares is not None:
+        logits = along.shares @ logits.reshape(m, n, a * b)
+        n = len(along.shares)
+    if row.shares is not None:
+        logits = row.shares @ logits.reshape(m, n, a, b)
+        a = len(row.shares)
+    if column.shares is not None:
+        logits = logits.reshape(m * n * a, b) @ column.shares.T
+        b = len(column.shares)
+    return logits.reshape(m, n, a, b)

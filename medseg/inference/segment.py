@@ -12,7 +12,8 @@ from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
-from medseg.inference.restore import largest, regions_in_order, restore
+from medseg.inference.decide import largest, regions_in_order
+from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, slab_axis, stream_logits
 

@@ -7,7 +7,8 @@ from torch.nn.functional import interpolate
 
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.inference.restore import regions_in_order, restore
+from medseg.inference.decide import regions_in_order
+from medseg.inference.restore import restore
 from medseg.inference.segment import segment
 from tests.inference.test_restore import cut
 from tests.models.tiny_model import OBLIQUE, tiny_plan

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from medseg.inference.restore import linear_matrix, restore
+from medseg.inference.decide import regions_in_order
+from medseg.inference.restore import linear_matrix, nearest_matrix, restore
 
 
 @given(source=st.integers(1, 60), target=st.integers(1, 60))
@@ -57,6 +58,68 @@ def test_slabs_thinner_than_the_distance_of_target_planes_are_not_lost(axis):
     source[axis], target[axis] = 40, 8
     for n in (1, 2, 3, 4, 5, 7):
         assert_equals_all_at_once(torch.randn(4, *source), tuple(target), axis, [n])
+
+
+BLOCKS = (12, 50, 70)  # more than a tile an axis
+
+
+def blocks(seed: int, outputs: int, level: int) -> torch.Tensor:
+    """Whole logits (outputs, *BLOCKS) full of ties: in each block of 10 voxels one output is ``level`` above 0, 1 and 2."""
+    random = np.random.default_rng(seed)
+    winner = random.integers(0, outputs, [-(-n // 10) for n in BLOCKS])
+    for a in range(3):
+        winner = winner.repeat(10, axis=a)
+    above = level * (np.arange(outputs)[:, None, None, None] == winner[: BLOCKS[0], : BLOCKS[1], : BLOCKS[2]])
+    return torch.from_numpy((random.integers(0, 3, (outputs, *BLOCKS)) + above).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_leaving_out_what_cannot_win_changes_no_voxel_even_where_outputs_tie(axis, level, dtype):
+    """At twice the voxels every share is 1/4 or 3/4, so that all sums of small whole numbers are exact."""
+    logits = blocks(axis, 5, level)
+    target = tuple(2 * n if a != 2 else n for a, n in enumerate(BLOCKS))
+    theirs = interpolate(logits.double()[None], size=target, mode="trilinear", align_corners=False)[0].numpy()
+    theirs = np.round(theirs * 16) / 16  # torch's own shares are a quarter but for rounding
+    ties = (np.sort(theirs, axis=0)[-1] == np.sort(theirs, axis=0)[-2]).mean()
+    assert level == 9 or ties > 0.02
+    slabs = cut(logits.to(dtype), axis, [5, 3])
+    common = {"source": BLOCKS, "target": target, "axis": axis, "dtype": np.uint8}
+    np.testing.assert_array_equal(restore(slabs, **common), theirs.argmax(axis=0))
+    wanted = np.zeros(target, np.uint8)
+    for value, channel in zip(theirs - 2, (3, 1, 2, 5, 4), strict=True):
+        wanted[value > 0] = channel
+    below = [slab - 2 for slab in slabs]
+    np.testing.assert_array_equal(restore(below, **common, decide=regions_in_order((3, 1, 2, 5, 4))), wanted)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_on_the_scans_own_grid_the_logits_are_decided_as_they_are(axis):
+    logits = blocks(axis, 4, 1)
+    slabs = cut(logits, axis, [5, 3])
+    ours = restore(slabs, source=BLOCKS, target=BLOCKS, axis=axis, dtype=np.uint8)
+    np.testing.assert_array_equal(ours, logits.numpy().argmax(axis=0))
+    assert ours.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("source", "target"), [(4, 10), (10, 4), (7, 7), (3, 6)])
+def test_the_nearest_voxel_is_torchs(source, target):
+    eye = torch.eye(source)[None]
+    theirs = interpolate(eye, size=target, mode="nearest-exact")[0].T
+    np.testing.assert_array_equal(nearest_matrix(source, target), theirs)
+
+
+def test_slabs_may_be_overwritten_once_the_next_is_asked_for():
+    logits = blocks(3, 3, 9)
+
+    def ring():
+        for slab in cut(logits, 0, [5, 1, 4]):
+            yield slab
+            slab.fill_(torch.nan)
+
+    common = {"source": BLOCKS, "target": (9, 33, 40), "axis": 0, "dtype": np.uint8}
+    np.testing.assert_array_equal(restore(ring(), **common), restore(cut(logits, 0, [12]), **common))
 
 
 def test_the_lowest_channel_wins_a_tie():

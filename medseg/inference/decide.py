@@ -1,0 +1,86 @@
+"""From the logits of a few voxels to their channels: the largest output, or regions in the order in which they write."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Channels = npt.NDArray[np.uint8 | np.uint16]
+
+ROUNDING = 1e-5  # more than interpolation in single precision moves a value, relative to the largest one
+
+
+class Decide(Protocol):
+    """How logits become channels. What must see every voxel's values says that all outputs matter and none is certain."""
+
+    def matter(self, low: Array, high: Array) -> Mask:
+        """Which outputs (K, ...) can have a say where each one's logits lie between ``low`` and ``high`` (K, ...)."""
+
+    def certain(self, outputs: Sequence[int]) -> int | None:
+        """The channel everywhere when ``outputs`` alone matter, where that is known without their values."""
+
+    def __call__(self, values: Iterable[Array], outputs: Sequence[int]) -> Channels:
+        """The channels of some voxels from the logits of ``outputs``, of the same shape, one after the other."""
+
+
+def channel_type(largest: int) -> np.dtype[np.uint8 | np.uint16]:
+    """The smallest type that holds channel numbers up to ``largest``."""
+    return np.dtype(np.uint8 if largest < 256 else np.uint16)
+
+
+class _Largest:
+    """The output with the largest logit; the lowest one wins a tie."""
+
+    def matter(self, low: Array, high: Array) -> Mask:
+        reached = low.max(axis=0)
+        slack = ROUNDING * np.maximum(np.abs(low), np.abs(high)).max(axis=0)
+        return np.asarray(~(high < reached - slack))  # not-a-number matters, too
+
+    def certain(self, outputs: Sequence[int]) -> int | None:
+        return outputs[0] if len(outputs) == 1 else None
+
+    def __call__(self, values: Iterable[Array], outputs: Sequence[int]) -> Channels:
+        dtype = channel_type(outputs[-1])
+        several = iter(values)
+        best = np.array(next(several))
+        winner = np.full_like(best, outputs[0], dtype)
+        wins, written = np.empty_like(best, bool), np.empty_like(winner)
+        for value, output in zip(several, outputs[1:], strict=True):
+            np.greater(value, best, out=wins)
+            # Outputs come in ascending order, so the later of two winners is the larger number: no branch, all lanes.
+            np.maximum(winner, np.multiply(wins, output, out=written, dtype=dtype), out=winner)
+            np.maximum(best, value, out=best)
+        return winner
+
+
+largest: Decide = _Largest()
+
+
+@dataclass(frozen=True)
+class _RegionsInOrder:
+    """See ``regions_in_order``."""
+
+    writes: Sequence[int]
+
+    def matter(self, low: Array, high: Array) -> Mask:
+        return np.asarray(~(high <= 0.0))
+
+    def certain(self, outputs: Sequence[int]) -> int | None:
+        return None if outputs else 0
+
+    def __call__(self, values: Iterable[Array], outputs: Sequence[int]) -> Channels:
+        written = np.zeros(0, channel_type(max(self.writes)))
+        for value, output in zip(values, outputs, strict=True):
+            if not written.size:
+                written = np.zeros_like(value, written.dtype)
+            written[value > 0.0] = self.writes[output]
+        return written
+
+
+def regions_in_order(writes: Sequence[int]) -> Decide:
+    """Each region, where its probability is above one half, writes its channel of ``writes`` over the regions before it."""
+    return _RegionsInOrder(writes)
