@@ -23,6 +23,7 @@ from medseg.cli.evaluate import evaluate
 from medseg.cli.infer import infer
 from medseg.cli.info import info
 from medseg.cli.list import list_parts
+from medseg.cli.models import models
 from medseg.cli.phantom import phantom
 from medseg.cli.plan import plan
 from medseg.cli.power import power
@@ -45,6 +46,7 @@ for verb in (check, plan, preview, train, infer, evaluate, compare, agree, power
     app.command()(verb)
 app.command("list")(list_parts)
 app.add_typer(dicom, name="dicom")
+app.add_typer(models, name="models")
 
 
 def _print_version(wanted: bool) -> None:

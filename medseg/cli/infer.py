@@ -18,7 +18,12 @@ def infer(
     ],
     model: Annotated[
         Path | None,
-        typer.Option("--model", "-m", help="Model folder. Default: the newest under ./runs.", readable=False),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model folder, or name (`medseg models list`). Default: the newest under ./runs.",
+            readable=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -58,7 +58,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, model: Path | str | None = None, *, device: str = "auto", **options: Any) -> "Segmenter":
-        """Load and verify the model folder ``model``, default the newest under ``./runs``, onto ``device``.
+        """Load and verify ``model``, a folder or an installed name, default the newest under ``./runs``, onto ``device``.
 
         ``options``: those of ``InferenceOptions``, such as ``overlap`` or ``max_memory``; the model folder's own wishes else.
 
@@ -66,14 +66,15 @@ class Segmenter:
         """
         from medseg.inference.backends.torch_backend import torch_predict
         from medseg.inference.device import choose_device
-        from medseg.models.bundle import load_model, newest_model
+        from medseg.models.bundle import load_model
+        from medseg.models.installed import find_model
 
         known = [field.name for field in fields(InferenceOptions)]
         if unknown := sorted(set(options) - set(known)):
             raise ConfigError(f"option {unknown[0]!r} is unknown; choose from {', '.join(known)}")
         asked = InferenceOptions(**options)
         chosen = choose_device(device)
-        loaded = load_model(newest_model(Path("runs")) if model is None else Path(model))
+        loaded = load_model(find_model(None if model is None else Path(model)))
         _check_intensities(loaded)
         settings = settings_for(asked, loaded.card.inference, loaded.plan)
         return cls(loaded, chosen, _in_turn(torch_predict(loaded.networks, chosen), chosen), settings)

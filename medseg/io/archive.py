@@ -1,37 +1,27 @@
 """A scan in a zip archive: checked by its directory, unpacked under names of our own, read, and gone again.
 
-Nothing is ever written under a name that the archive chooses. What it claims is checked before any byte is unpacked, and
-the bytes that really come out are counted (limits: 20,000 files, 4 GiB, 200 times its own size beyond 256 MiB).
+Nothing is ever written under a name that the archive chooses; ``io.zipped`` has the limits and what is refused.
 """
 
 import io
 import os
 import re
-import shutil
-import stat
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
-from medseg.core.errors import DataError, MedsegError, ResourceError
-from medseg.core.files import DISK_FULL
+from medseg.core.errors import DataError, MedsegError
 from medseg.io.dicom_files import has_dicom_mark, looks_like_bare_dataset
-from medseg.io.source import BOMB_RATIO, IMAGE_BOMB_BYTES, open_regular, shown
+from medseg.io.source import open_regular, shown
+from medseg.io.zipped import allowance, check_sizes, checked_zip, copied, printed
 
-MOST_FILES = 20_000
-MOST_BYTES = 2**32
-_MOST_DIRECTORY_BYTES = 512 * MOST_FILES
-_STEP = 2**20
 _IMAGES = (".nii.gz", ".nii", ".mha", ".nrrd")
 _DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # their voxels lie in another file, found by its name
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may take any amount of memory
 _OURS = r"(\d{4,5}\.(?:dcm|nii\.gz|nii|mha|nrrd))"
 _NAMES_SHOWN = 5
 
@@ -95,87 +85,18 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
 def _unpack(path: Path, file: BinaryIO, folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """Unpack what may be a scan; our names with the archive's, and what was ignored."""
     size = file.seek(0, io.SEEK_END)
-    try:
-        entries = _directory_entries(file, size)
-        with zipfile.ZipFile(file) as archive:
-            if len(archive.infolist()) != entries:
-                raise zipfile.BadZipFile(
-                    f"its directory has {len(archive.infolist())} entries, its end record says {entries}"
-                )
-            _check_names(path, archive.infolist())
-            wanted, notes = _without_ignored([info for info in archive.infolist() if not info.is_dir()])
-            if not wanted:
-                what = "; ".join(notes) or "it is empty"
-                raise DataError(f"{shown(path)}: no image or DICOM file in this zip archive ({what})")
-            _check_sizes(path, wanted, size, shutil.disk_usage(folder).free)
-            members = {f"{n + 1:04d}{_suffix(info.filename)}": info for n, info in enumerate(wanted)}
-            total = 0
-            for name, info in members.items():
-                with archive.open(info) as source, (folder / name).open("wb") as target:
-                    total += _copied(path, info, source, target, most=_allowance(size) - total)
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, ValueError) as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{shown(path)}: no sound zip archive, truncated or corrupt ({words}); copy it again") from None
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise ResourceError(f"{shown(path)}: no room to unpack it in {folder.parent}; free some space") from None
-        raise
-    return {name: _printed(info) for name, info in members.items()}, notes
-
-
-def _directory_entries(file: BinaryIO, size: int) -> int:
-    """How many entries the archive's directory must have, by its end record (APPNOTE 4.3.16, 4.3.14).
-
-    Raises BadZipFile if there is none, if the directory does not lie where it says (Python's reader would skip entries
-    without a word), or is too large to be taken into memory.
-    """
-    start = max(0, size - 2**16 - 22)
-    file.seek(start)
-    tail = file.read(size - start)
-    end = tail.rfind(b"PK\5\6")
-    if end < 0 or len(tail) < end + 22:
-        raise zipfile.BadZipFile("it has no zip directory at its end")
-    _, _, count, length, offset, comment = struct.unpack("<HHHLLH", tail[end + 6 : end + 22])
-    after = start + end
-    if tail[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        after = struct.unpack("<Q", tail[end - 12 : end - 4])[0]
-        file.seek(after)
-        count, length, offset = struct.unpack("<QQQ", file.read(56)[32:])
-    if offset + length != after or len(tail) != end + 22 + comment:
-        raise zipfile.BadZipFile("its directory is not where its end record says")
-    if length > _MOST_DIRECTORY_BYTES:
-        raise zipfile.BadZipFile(f"its directory of {length} bytes is over the limit of {MOST_FILES} files")
-    return int(count)
-
-
-def _check_names(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise DataError for what no scanner writes: links, paths out of the archive, passwords, a name twice."""
-    if len(infos) > MOST_FILES:
-        raise DataError(f"{shown(path)}: {len(infos)} entries, the limit of an archive is {MOST_FILES} files; unzip it")
-    seen = set()
-    for info in infos:
-        raw = info.orig_filename
-        parts = PurePosixPath(raw).parts
-        what = None
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            what = "a link or special file, which is unsafe"
-        elif not parts or "\\" in raw or "\0" in raw or ".." in parts:
-            what = "an unsafe path, which may lead outside"
-        elif raw.startswith("/") or re.match(r"[A-Za-z]:", raw):
-            what = "an absolute path, which is unsafe"
-        elif info.is_dir() and info.file_size:
-            what = "a folder with content, so the archive is corrupt"
-        elif info.flag_bits & 0x41:
-            what = "encrypted, and medseg takes no password"
-        elif info.compress_type not in _METHODS:
-            what = f"compressed by method {info.compress_type}, which is not read from a zip (deflate is)"
-        elif raw in seen:
-            what = "in it twice: a duplicate name"
-        if what:
-            raise DataError(
-                f"{shown(path)}: zip member {_printed(info)} is {what}; unzip it with care, or pack it anew"
-            )
-        seen.add(raw)
+    with checked_zip(path, file, folder) as archive:
+        wanted, notes = _without_ignored([info for info in archive.infolist() if not info.is_dir()])
+        if not wanted:
+            what = "; ".join(notes) or "it is empty"
+            raise DataError(f"{shown(path)}: no image or DICOM file in this zip archive ({what})")
+        check_sizes(path, wanted, size, folder)
+        members = {f"{n + 1:04d}{_suffix(info.filename)}": info for n, info in enumerate(wanted)}
+        total = 0
+        for name, info in members.items():
+            with archive.open(info) as source, (folder / name).open("wb") as target:
+                total += copied(path, info, source, target, most=allowance(size) - total)
+    return {name: printed(info) for name, info in members.items()}, notes
 
 
 def _without_ignored(infos: Sequence[zipfile.ZipInfo]) -> tuple[list[zipfile.ZipInfo], tuple[str, ...]]:
@@ -192,45 +113,6 @@ def _without_ignored(infos: Sequence[zipfile.ZipInfo]) -> tuple[list[zipfile.Zip
     kinds = (("file of the operating system", system), ("archive inside the archive", inner))
     notes = [f"ignored, {kind} ({len(found)}): {_several(found)}" for kind, found in kinds if found]
     return wanted, tuple(notes)
-
-
-def _allowance(size: int) -> int:
-    """The most bytes that an archive of ``size`` bytes may open to."""
-    return min(MOST_BYTES, max(IMAGE_BOMB_BYTES, BOMB_RATIO * size))
-
-
-def _check_sizes(path: Path, infos: Sequence[zipfile.ZipInfo], size: int, free: int) -> None:
-    """Raise before anything is unpacked, if it is too much: by what the directory claims."""
-    claimed = sum(info.file_size for info in infos)
-    if claimed > _allowance(size):
-        raise _too_large(path, claimed, size)
-    if claimed > free:
-        raise ResourceError(
-            f"{shown(path)}: unpacking needs {claimed} bytes, {free} are free in {tempfile.gettempdir()}; free some space"
-        )
-
-
-def _too_large(path: Path, count: int, size: int) -> DataError:
-    return DataError(
-        f"{shown(path)}: too large: a zip of {size} bytes opens to {count} bytes or more; the limit is {MOST_BYTES >> 30} GiB, "
-        f"and a ratio of {BOMB_RATIO} beyond {IMAGE_BOMB_BYTES >> 20} MiB; if it is sound, unzip it first"
-    )
-
-
-def _copied(path: Path, info: zipfile.ZipInfo, source: IO[bytes], target: BinaryIO, *, most: int) -> int:
-    """Unpack one member and return its bytes. Raises DataError if they are not as many as the directory says, or too many."""
-    count = 0
-    while piece := source.read(_STEP):  # checks the CRC at the end
-        count += len(piece)
-        if count > most:
-            raise _too_large(path, count, path.stat().st_size)
-        target.write(piece)
-    if count != info.file_size:
-        raise DataError(
-            f"{shown(path)}: corrupt zip: the size of {_printed(info)} is {info.file_size} bytes by its directory, {count} "
-            "by its content; copy it again"
-        )
-    return count
 
 
 def _only_scan(path: Path, folder: Path, members: dict[str, str]) -> Path:
@@ -261,12 +143,6 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in _IMAGES if name.lower().endswith(suffix)), ".dcm")
 
 
-def _printed(info: zipfile.ZipInfo) -> str:
-    """The member's name for a message, at most 80 characters of it."""
-    name = shown(Path(info.orig_filename.replace("\0", "?")))
-    return name if len(name) <= 80 else f"...{name[-77:]}"
-
-
 def _several(infos: Sequence[zipfile.ZipInfo]) -> str:
     more = len(infos) - _NAMES_SHOWN
-    return ", ".join(_printed(info) for info in infos[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(printed(info) for info in infos[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

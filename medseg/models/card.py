@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from medseg.core.plan import Plan
 from medseg.models.bundle import ModelCard
@@ -121,3 +122,41 @@ def _inputs(plan: Plan) -> str:
         return "scan.nii.gz"
     names = plan.channel_names or tuple(map(str, range(plan.channels)))
     return " ".join(shlex.quote(f"scan_{name}.nii.gz") for name in names) + " --channels"
+
+
+def mean_dice(card: ModelCard) -> float | None:
+    """The mean validation Dice of all structures and folds; None where nothing was validated or anything is undefined."""
+    values = [value for scores in card.validation.values() for value in scores.get("dice", {}).values()]
+    return sum(values) / len(values) if values and None not in values else None
+
+
+def card_facts(card: ModelCard) -> dict[str, Any]:
+    """What `medseg models info` tells of a model, as JSON has it."""
+    plan, facts = card.plan, _facts(card)
+    return {
+        "name": card.name,
+        "modality": plan.modality,
+        "channels": list(plan.channel_names) or plan.channels,
+        "structures": {name: value for name, value in card.labels.items() if value},
+        "network": facts["network"],
+        "spacing_mm": list(plan.spacing_mm),
+        "patch_size": list(plan.patch_size),
+        "created": card.created,
+        "licence": card.licence,
+        "validation": card.validation,
+        "weights": card.weights,
+    }
+
+
+def validation_lines(card: ModelCard) -> list[str]:
+    """A line for each structure of each validated fold: mean Dice and its 95 % interval."""
+    return [
+        f"{fold} ({scores.get('cases', '?')} cases) {name}: Dice "
+        + (
+            "undefined"
+            if value is None
+            else f"{value:.4f}, 95 % {_interval(scores.get('dice_interval', {}).get(name))}"
+        )
+        for fold, scores in card.validation.items()
+        for name, value in scores.get("dice", {}).items()
+    ]

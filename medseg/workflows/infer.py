@@ -64,10 +64,11 @@ def infer(
 ) -> InferResult:
     """Segment one scan and write ``<case>_seg.nii.gz`` (``.png`` of a 2D picture) and ``<case>_seg.json``.
 
-    ``scan``: a file, a DICOM folder, or a list of them: the channels of one case. ``model``: a model folder; default the
-    newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz`` (of a picture: ``.png``), else a
-    folder; default beside the scan. ``also``: names of ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the
-    label map. ``series``, ``on_gap``, ``max_voxels``: see ``io.scan.ReadOptions``. ``settings``: overlap, mirroring, memory.
+    ``scan``: a file, a DICOM folder, or a list of them: the channels of one case. ``model``: a model folder, or the
+    name of an installed one; default the newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz``
+    (of a picture: ``.png``), else a folder; default beside the scan. ``also``: names of
+    ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the label map. ``series``, ``on_gap``,
+    ``max_voxels``: see ``io.scan.ReadOptions``. ``settings``: overlap, mirroring, memory.
 
     Raises DataError for the scan, ModelError for the model, OutputError where the output exists (unless ``force``) or is
     read-only, ResourceError for device, memory or disk.

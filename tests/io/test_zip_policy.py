@@ -14,7 +14,7 @@ import pytest
 import SimpleITK
 
 from medseg.core.errors import DataError, OutputError, ResourceError
-from medseg.io import archive
+from medseg.io import archive, zipped
 from medseg.io.reading import open_scan, read_label_map, read_volume
 from medseg.io.scan import ReadOptions
 from tests.io import bad_dicom, bad_dicom_file, bad_zip
@@ -161,8 +161,8 @@ def test_compressed_slices_in_an_archive_are_read(tmp_path: Path) -> None:
 
 def test_bytes_are_counted_as_they_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scan.zip").write_bytes(bad_zip.packed(bad_zip.slices(tmp_path)))
-    monkeypatch.setattr(archive, "_check_sizes", lambda *given: None)
-    monkeypatch.setattr(archive, "MOST_BYTES", 5000)
+    monkeypatch.setattr(archive, "check_sizes", lambda *given: None)
+    monkeypatch.setattr(zipped, "MOST_BYTES", 5000)
     with pytest.raises(DataError, match="too large"):
         read_volume(tmp_path / "scan.zip")
 
@@ -185,7 +185,7 @@ def test_an_archive_with_a_zip64_directory_is_read(tmp_path: Path, monkeypatch: 
 
 def test_a_directory_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad_zip.plain(tmp_path / "scan.zip")
-    monkeypatch.setattr(archive, "_MOST_DIRECTORY_BYTES", 500)
+    monkeypatch.setattr(zipped, "_MOST_DIRECTORY_BYTES", 500)
     with pytest.raises(DataError, match="over the limit of 20000 files"):
         read_volume(tmp_path / "scan.zip")
 
