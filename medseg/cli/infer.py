@@ -13,7 +13,9 @@ def infer(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SCAN...", help="NIfTI, MHA or NRRD files, DICOM folders, or zips of one.", readable=False
+            metavar="SCAN...",
+            help="NIfTI, MHA or NRRD files, DICOM folders, zips of one; folders, CSV tables or patterns of many.",
+            readable=False,
         ),
     ],
     model: Annotated[
@@ -74,8 +76,11 @@ def infer(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
+    from medseg.cli.cohort import run_cohort
     from medseg.cli.console import error_line, note_line, print_table, progress_bars
+    from medseg.core.errors import ConfigError
     from medseg.core.text import printable
+    from medseg.data.scans import is_many
     from medseg.inference.settings import InferenceOptions
     from medseg.io.scan import MAX_VOXELS, ReadOptions
     from medseg.workflows.infer import InferResult, infer_cases
@@ -87,6 +92,26 @@ def infer(
         f"mesh-{mesh}{'-lps' if mesh_space == 'lps' else ''}": mesh is not None,
         "bids": bids,
     }
+    many = not channels and series is None and any(is_many(scan) for scan in scans)
+    if many and output is None:
+        named = next(scan for scan in scans if is_many(scan))
+        raise ConfigError(f"{named}: stands for several scans; give a folder for their label maps with --output DIR")
+    also = [name for name, wanted in asked.items() if wanted]
+    options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
+    settings = InferenceOptions(overlap)
+    if output is not None and (many or (len(scans) > 1 and not channels)):
+        return run_cohort(
+            scans,
+            output,
+            as_json=as_json,
+            quiet=quiet,
+            model=model,
+            device=device,
+            also=also,
+            options=options,
+            settings=settings,
+            force=force,
+        )
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory
     failures = []
@@ -97,9 +122,9 @@ def infer(
             output=output,
             force=force,
             device=device,
-            also=[name for name, wanted in asked.items() if wanted],
-            options=ReadOptions(series, on_gap, max_voxels or MAX_VOXELS),
-            settings=InferenceOptions(overlap),
+            also=also,
+            options=options,
+            settings=settings,
             progress=progress,
             say=(lambda line: None) if quiet else note_line,
         ):

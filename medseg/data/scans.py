@@ -51,12 +51,16 @@ def is_pattern(given: Path) -> bool:
 
 
 def is_table(given: Path) -> bool:
-    return given.suffix.lower() in (".csv", ".tsv") and not given.is_dir()
+    return given.suffix.lower() in (".csv", ".tsv") and not _is_folder(given)
 
 
 def is_many(given: Path) -> bool:
     """True for a table, a pattern, and a folder that holds image files or several folders of DICOM files."""
-    return is_table(given) or is_pattern(given) or (given.is_dir() and not _is_one(given))
+    return is_table(given) or is_pattern(given) or (_is_folder(given) and not _is_one(given))
+
+
+def _is_folder(given: Path) -> bool:
+    return os.path.isdir(given)  # noqa: PTH112 - Path.is_dir raises on odd names
 
 
 def find_scans(given: Sequence[Path], *, output: Path) -> Found:
@@ -73,7 +77,7 @@ def find_scans(given: Sequence[Path], *, output: Path) -> Found:
             rows += [(one, row) for row in read_table(one, (), (*_NAME_COLUMNS, "image"), prefix="image_")]
         elif is_pattern(one):
             scans += _matching(one, output, notes)
-        elif one.is_dir() and not _is_one(one):
+        elif _is_folder(one) and not _is_one(one):
             scans += _in_folder(one, output, notes)
         else:
             named = Path(os.path.realpath(one)) if one.name in ("", "..") else one

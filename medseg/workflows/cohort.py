@@ -1,0 +1,172 @@
+"""Cohort: inputs -> cases -> lock -> journal -> what is not done yet: read | segment | write -> journal -> results."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.core.case import has_image_suffix
+from medseg.core.errors import ConfigError, Interrupted
+from medseg.core.files import check_writable, make_folder
+from medseg.core.interrupt import StopFlag, Stopped, stop_flag
+from medseg.core.journal import Journal
+from medseg.core.lock import run_lock
+from medseg.core.progress import Progress, silent
+from medseg.data.scans import Scans, as_cases, find_scans
+from medseg.inference.settings import InferenceOptions
+from medseg.io.outputs import check_apart, check_free
+from medseg.io.scan import DEFAULTS, ReadOptions
+from medseg.io.targets import check_target_free, check_targets, place_of, target_in
+from medseg.workflows.cohort_case import Common, Executor, Order, Record, changes, pipelined
+from medseg.workflows.cohort_results import write_results
+from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, Job, Say
+
+_HASHING_THREADS = 4
+_COSTS = {"batch", "max_memory"}  # what a run that goes on may change: time and memory, not results
+
+
+@dataclass(frozen=True, eq=False)
+class CohortResult:
+    """``records`` of all cases by name, those of earlier runs included; ``again`` counts those that this run found done.
+
+    ``content`` is what results.json holds.
+    """
+
+    folder: Path
+    records: dict[str, Record]
+    again: int
+    content: dict[str, Any]
+
+    @property
+    def failed(self) -> int:
+        return sum(record["status"] == "failed" for record in self.records.values())
+
+
+def cohort(
+    inputs: Sequence[Path],
+    *,
+    output: Path,
+    model: Path | None = None,
+    device: str = "auto",
+    also: Sequence[str] = (),
+    options: ReadOptions = DEFAULTS,
+    settings: InferenceOptions = AS_THE_MODEL_WISHES,
+    force: bool = False,
+    executor: Executor = pipelined,
+    progress: Progress = silent,
+    say: Say = lambda line: None,
+    tell: Callable[[Record], None] = lambda record: None,
+) -> CohortResult:
+    """Segment every scan of ``inputs`` (scans, folders, CSV tables, patterns) into ``output``, each exactly once.
+
+    Run it again, after whatever ended it, and it goes on: a case with a record in the journal, whose scan and files still have
+    the hashes of that record, is not done again. ``tell`` gets each new record, done or failed. With ``force`` the journal
+    starts over.
+
+    Raises, before any work: DataError where no scan is found, ConfigError where two cases have one name, ModelError,
+    OutputError where the output holds other files or another model's results, cannot be written, or is in use. Later:
+    DiskFullError, and Interrupted after a signal, with all that was done recorded.
+    """
+    if has_image_suffix(output.name):
+        raise ConfigError(f"--output {output} is one file, but several scans are given; give a folder")
+    found = find_scans(inputs, output=output)
+    check_writable(output)
+    parts: dict[str, Any] = {"device": device, "also": tuple(also), "options": options, "settings": settings}
+    job = Job.load(model, say=say, **parts)
+    common = Common(str(job.segmenter.model.folder), str(output), **parts)
+    for note in found.notes:
+        say(f"note: {note}")
+    orders = _orders(
+        as_cases(found, job.segmenter.plan.channel_names or ("",) * job.segmenter.plan.channels), output, job
+    )
+    with (
+        run_lock(make_folder(output)),
+        Journal.opened(output, _identity(job, common), anew=force) as journal,
+        stop_flag() as stop,
+    ):
+        _check_free(orders, job, journal.expected(), force=force)
+        journal.expect([order.name for order in orders])
+        records = journal.records()
+        try:
+            with stop.at_once():
+                _check_records(records, journal, orders, output, progress, say)
+            again = sum(order.name in records for order in orders)
+            todo = [order for order in orders if order.name not in records]
+            say(_plan(len(orders), again))
+
+            def done(record: Record) -> None:
+                if record["status"] == "done":
+                    journal.write(record["case"], record)
+                records[record["case"]] = record
+                tell(record)
+                progress("cases", len(records) - before, len(todo))
+
+            before = len(records)
+            progress("cases", 0, len(todo))
+            executor(common, job, todo, done, stop, progress)
+        except (Stopped, KeyboardInterrupt) as error:
+            raise _interrupted(stop, error, output) from None
+        finally:
+            content = write_results(output, records, orders, job, common)
+    return CohortResult(output, records, again, content)
+
+
+def _identity(job: Job, common: Common) -> dict[str, Any]:
+    """What two runs into one folder must have in common: the model by its hash, and all that changes results."""
+    settings = {key: value for key, value in job.segmenter.settings.as_json().items() if key not in _COSTS}
+    read = {"series": common.options.series, "on_gap": common.options.on_gap}
+    return {
+        "model": {"name": job.segmenter.model.card.name, "sha256": job.segmenter.model.sha256},
+        "settings": settings | read | {"outputs": sorted(common.also)},
+    }
+
+
+def _orders(cases: Sequence[Scans], output: Path, job: Job) -> list[Order]:
+    """One order for each case. Raises ConfigError and OutputError where outputs would clash, or replace a scan."""
+    targets = [target_in(output, case.name, case.files[0]) for case in cases]
+    check_targets([case.files for case in cases], targets)
+    check_apart(job.writers, [place_of(target) for target in targets], job.labels)
+    return [
+        Order(case.name, tuple(map(str, case.files)), str(target), case.problem)
+        for case, target in zip(cases, targets, strict=True)
+    ]
+
+
+def _check_free(orders: Sequence[Order], job: Job, ours: set[str], *, force: bool) -> None:
+    """Raise OutputError where a file that no run of this cohort can have made is in the place of a new one."""
+    for order in orders:
+        target, free = Path(order.target), force or order.name in ours
+        check_target_free(target, force=free)
+        check_free(job.writers, place_of(target), job.labels, force=free)
+
+
+def _check_records(
+    records: dict[str, Record],
+    journal: Journal,
+    orders: Sequence[Order],
+    output: Path,
+    progress: Progress,
+    say: Say,
+) -> None:
+    """Take the records that do not hold any more out of ``records`` and the journal, so that their cases are done again."""
+    known = [order for order in orders if order.name in records]
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        checked = pool.map(lambda order: changes(records[order.name], order, output), known)
+        for number, (order, why) in enumerate(zip(known, checked, strict=True), 1):
+            progress("checking", number, len(known))
+            if why:
+                say(f"{order.name}: {why}; it is done again")
+                journal.forget(order.name)
+                del records[order.name]
+
+
+def _plan(cases: int, done: int) -> str:
+    what = "1 scan" if cases == 1 else f"{cases} scans"
+    return f"{what}: {done} done before, {cases - done} to do" if done else f"{what} to do"
+
+
+def _interrupted(stop: StopFlag, error: BaseException, output: Path) -> BaseException:
+    if stop.signal_number is None:
+        return error
+    return Interrupted(f"{output}: stopped; run the same command again to go on", stop.signal_number)

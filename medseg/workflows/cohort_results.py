@@ -1,0 +1,67 @@
+"""results.csv and results.json of a cohort: a row for each case, sorted, the same after a kill as without one but for times."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from medseg.core.files import json_bytes, write_together
+from medseg.core.provenance import provenance
+from medseg.workflows.cohort_case import Common, Order, Record, not_done
+from medseg.workflows.infer_case import Job
+
+CSV, JSON = "results.csv", "results.json"
+STAGES = ("read", "preprocess", "network", "blend_and_restore", "write")
+
+
+def write_results(
+    folder: Path, records: Mapping[str, Record], orders: Sequence[Order], job: Job, common: Common
+) -> dict[str, Any]:
+    """Write both files, and return what results.json holds. A case without a record is ``pending``."""
+    pending = [not_done(order, "pending", None) for order in orders if order.name not in records]
+    cases = sorted([*records.values(), *pending], key=lambda record: str(record["case"]))
+    model = job.segmenter.model
+    content = {
+        "model": {"name": model.card.name, "sha256": model.sha256, "folder": str(model.folder)},
+        "settings": {key: value for key, value in common.as_json().items() if key not in ("model", "output")},
+        "counts": {state: sum(c["status"] == state for c in cases) for state in ("done", "failed", "pending")},
+        "cases": cases,
+        "provenance": provenance(),
+    }
+    write_together({folder / CSV: _table(cases, job.labels.names), folder / JSON: json_bytes(content)})
+    return content
+
+
+def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    volumes = [f"volume_ml_{name}" for name in structures]
+    writer.writerow(
+        [
+            "case",
+            "status",
+            *volumes,
+            "seconds",
+            *(f"seconds_{s}" for s in STAGES),
+            "warnings",
+            "error",
+            "label_map",
+            "scan",
+        ]
+    )
+    for case in cases:
+        seconds = case["seconds"]
+        writer.writerow(
+            [
+                *(case["case"], case["status"]),
+                *(case["volumes_ml"].get(name, "") for name in structures),
+                round(sum(seconds.values()), 3) if seconds else "",
+                *(seconds.get(stage, "") for stage in STAGES),
+                "; ".join(case["warnings"]),
+                case["error"] or "",
+                case["label_map"] or "",
+                "; ".join(source["path"] for source in case["scan"]),
+            ]
+        )
+    return text.getvalue().encode("utf-8", "backslashreplace")

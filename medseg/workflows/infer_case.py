@@ -1,0 +1,180 @@
+"""One case of inference in three stages, so that several cases can overlap: read, segment, write."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg.core.errors import DataError
+from medseg.core.files import json_bytes, sha256_of, write_together
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress
+from medseg.core.provenance import provenance
+from medseg.core.volume import LabelMap, Volume
+from medseg.inference.result import SegmenterResult, result_html
+from medseg.inference.segmenter import Segmenter
+from medseg.inference.settings import InferenceOptions
+from medseg.io.outputs import Segmentation, Writer, label_map_file, writers_of
+from medseg.io.scan import ReadOptions, Scan
+from medseg.io.source import shown
+from medseg.io.targets import Channels, manifest_path, place_of
+
+Say = Callable[[str], None]
+AS_THE_MODEL_WISHES = InferenceOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class InferResult:
+    """A written segmentation: its ``path``, the ``label_map`` on the scan's grid, volumes, warnings and the manifest.
+
+    ``outputs`` are the files beside the label map, by the name of what was asked for; ``sha256`` has the hash of every file.
+    """
+
+    path: Path
+    label_map: LabelMap
+    labels: Labels
+    volumes_ml: dict[str, float]
+    warnings: tuple[str, ...]
+    manifest: dict[str, Any]
+    outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    sha256: dict[Path, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"InferResult({self.path}, {', '.join(f'{n} {v:.1f} mL' for n, v in self.volumes_ml.items())})"
+
+    def _repr_html_(self) -> str:
+        return result_html(str(self.path), self.labels, self.volumes_ml, self.warnings)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A scan that was read, its sources with their hashes; ``stack`` holds the files that it was unpacked into."""
+
+    channels: Channels
+    scan: Scan
+    sources: list[dict[str, str]]
+    seconds: float
+    stack: ExitStack
+
+    @contextmanager
+    def closed_by_failure(self) -> Iterator[None]:
+        """For a block after which the scan is still needed: what it holds goes where the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.stack.__exit__(*sys.exc_info())
+            raise
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A model on its device, how to read, and what to write beside the label map."""
+
+    segmenter: Segmenter
+    writers: Mapping[str, Writer]
+    options: ReadOptions
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | None,
+        *,
+        device: str,
+        also: Sequence[str],
+        options: ReadOptions,
+        settings: InferenceOptions,
+        say: Say,
+    ) -> "Job":
+        """The model in ``folder``, verified, on its device. Raises ConfigError, ModelError and ResourceError."""
+        writers = writers_of(also)
+        segmenter = Segmenter.load(folder, device=device, **vars(settings))
+        say(f"model: {segmenter.describe()}")
+        return cls(segmenter, writers, options)
+
+    @property
+    def labels(self) -> Labels:
+        return self.segmenter.labels
+
+    def run(self, channels: Channels, target: Path, progress: Progress) -> InferResult:
+        """Read, segment, write: label map, manifest and what else was asked for take their names together."""
+        opened = self.read(channels)
+        return self.write(opened, self.segment(opened, progress), target)
+
+    def read(self, channels: Channels) -> Opened:
+        """The scan, checked for the model and the writers, with its hash. Raises DataError and ResourceError."""
+        clock, name = time.perf_counter(), shown(channels[0])
+        with ExitStack() as stack, self.segmenter.enough_memory(name):
+            scan = stack.enter_context(self.segmenter.open(channels, self.options))
+            for writer in self.writers.values():
+                try:
+                    writer.check(scan)
+                except DataError as error:
+                    raise type(error)(f"{name}: {error}") from None
+            sources = [{"path": str(path), "sha256": hash_of(path)} for path in channels]
+            return Opened(channels, scan, sources, time.perf_counter() - clock, stack.pop_all())
+
+    def segment(self, opened: Opened, progress: Progress) -> SegmenterResult:
+        """The label map of the scan. Raises DataError, ModelError and ResourceError; ``opened`` is then closed."""
+        name = shown(opened.channels[0])
+        with opened.closed_by_failure(), self.segmenter.enough_memory(name):
+            return self.segmenter.segment(opened.scan.volume, name, progress)
+
+    def write(self, opened: Opened, found: SegmenterResult, target: Path) -> InferResult:
+        """Write all files of the case, which take their names together, and close ``opened``."""
+        clock, model = time.perf_counter(), self.segmenter.model
+        with opened.stack, self.segmenter.enough_memory(shown(opened.channels[0])):
+            result = Segmentation(found.label_map, self.labels, opened.scan, place_of(target), model.card.name)
+            content = label_map_file(target, result)
+            others = {name: dict(writer.contents(result)) for name, writer in self.writers.items()}
+            seconds = {"read": opened.seconds} | found.seconds | {"write": time.perf_counter() - clock}
+            remarks = (remark for writer in self.writers.values() for remark in writer.remarks(result))
+            warnings = (*found.warnings, *remarks)
+            manifest = {
+                "scan": opened.sources[0],
+                **({"channels": opened.sources} if len(opened.sources) > 1 else {}),
+                "label_map": {
+                    "path": str(target),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "labels": model.card.labels,
+                },
+                "outputs": {name: sorted(map(str, files)) for name, files in others.items()},
+                "model": {
+                    "folder": str(model.folder),
+                    "name": model.card.name,
+                    "sha256": model.sha256,
+                    "weights": model.card.weights,
+                },
+                "volumes_ml": {name: round(value, 6) for name, value in found.volumes_ml.items()},
+                "geometry": _described(opened.scan.volume),
+                "windows": found.windows,
+                "settings": self.segmenter.settings.as_json(),
+                "device": str(self.segmenter.device),
+                "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+                "warnings": list(warnings),
+                "provenance": provenance(),
+            }
+            beside = {path: data for files in others.values() for path, data in files.items()}
+            digests = write_together({target: content, manifest_path(target): json_bytes(manifest), **beside})
+        outputs = {name: tuple(files) for name, files in others.items()}
+        return InferResult(target, found.label_map, self.labels, found.volumes_ml, warnings, manifest, outputs, digests)
+
+
+def hash_of(scan: Path) -> str:
+    """The sha256 of a scan's file, or of all files of its folder. Raises DataError where it cannot be read."""
+    try:
+        return sha256_of(scan)
+    except OSError as error:
+        raise DataError(f"{shown(scan)}: could not be read ({error.strerror or error})") from error
+
+
+def _described(volume: Volume) -> dict[str, Any]:
+    return {
+        "shape": list(volume.geometry.shape),
+        "spacing_mm": list(volume.geometry.spacing_mm),
+        "orientation": volume.geometry.orientation,
+        "affine": volume.geometry.affine.tolist(),
+    }
