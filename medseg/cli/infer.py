@@ -47,6 +47,14 @@ def infer(
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
     ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            "--mirror",
+            help="Average over mirrored windows: off, auto (as in training), or axes: i,j,k or "
+            "left-right,front-back,head-feet. Default: off, or as the model wishes.",
+        ),
+    ] = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
@@ -98,7 +106,7 @@ def infer(
         raise ConfigError(f"{named}: stands for several scans; give a folder for their label maps with --output DIR")
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
-    settings = InferenceOptions(overlap)
+    settings = InferenceOptions(overlap, mirror)
     if output is not None and (many or (len(scans) > 1 and not channels)):
         return run_cohort(
             scans,

@@ -174,6 +174,24 @@ class Labels:
         return (0, *(n + 1 for n in partners))
 
     @property
+    def output_swaps(self) -> tuple[int, ...]:
+        """For each network output, the output that it becomes when left and right change sides.
+
+        Raises ConfigError for a structure or region of one side that has no partner.
+
+        >>> Labels.from_mapping({"background": 0, "kidney_left": 1}).output_swaps
+        Traceback (most recent call last):
+        medseg.core.errors.ConfigError: kidney_left has no partner on the other side among the labels
+        """
+        swaps = self.mirror_swaps
+        here = [frozenset(channels) for channels in self.region_channels]
+        there = [frozenset(swaps[channel] for channel in channels) for channels in here]
+        alone = [*self.one_sided, *(r.name for r, other in zip(self.regions, there, strict=True) if other not in here)]
+        if alone:
+            raise ConfigError(f"{', '.join(alone)} has no partner on the other side among the labels")
+        return tuple(here.index(other) for other in there) or swaps
+
+    @property
     def one_sided(self) -> tuple[str, ...]:
         """Structures of one side whose partner has no label: mirrored, they would be called what they are not.
 

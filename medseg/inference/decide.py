@@ -65,9 +65,10 @@ class _RegionsInOrder:
     """See ``regions_in_order``."""
 
     writes: Sequence[int]
+    above: float
 
     def matter(self, low: Array, high: Array) -> Mask:
-        return np.asarray(~(high <= 0.0))
+        return np.asarray(~(high <= self.above))
 
     def certain(self, outputs: Sequence[int]) -> int | None:
         return None if outputs else 0
@@ -77,10 +78,13 @@ class _RegionsInOrder:
         for value, output in zip(values, outputs, strict=True):
             if not written.size:
                 written = np.zeros_like(value, written.dtype)
-            written[value > 0.0] = self.writes[output]
+            written[value > self.above] = self.writes[output]
         return written
 
 
-def regions_in_order(writes: Sequence[int]) -> Decide:
-    """Each region, where its probability is above one half, writes its channel of ``writes`` over the regions before it."""
-    return _RegionsInOrder(writes)
+def regions_in_order(writes: Sequence[int], *, above: float = 0.0) -> Decide:
+    """Each region, where its output is ``above`` that, writes its channel of ``writes`` over the regions before it.
+
+    A probability of one half is a logit of 0.
+    """
+    return _RegionsInOrder(writes, above)

@@ -13,11 +13,15 @@ from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import preprocess
 from medseg.inference.decide import largest, regions_in_order
+from medseg.inference.ensemble import Outputs
+from medseg.inference.mirroring import mirrored
 from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, slab_axis, stream_logits
 
 USUAL = InferenceSettings()
+BORDER: dict[Outputs, float] = {"logits": 0.0, "probabilities": 0.5}
+"""Where a region begins."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,12 @@ def segment(
     predict: Predict,
     *,
     settings: InferenceSettings = USUAL,
+    outputs: Outputs = "logits",
     progress: Progress = silent,
 ) -> Segmented:
     """Segment ``volume`` (C, I, J, K) with the plan's windows and Gaussian blend; regions write in their order.
+
+    ``outputs`` is what ``predict`` gives: logits, or the probabilities of an ensemble.
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
@@ -56,6 +63,10 @@ def segment(
     grid = upright(stored)
     source = prepared.geometry.shape
     axis = slab_axis(source, plan.patch_size)
+    if settings.mirror:
+        kept = range(labels.outputs)
+        swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept
+        predict = mirrored(predict, settings.mirror, swaps)
     in_network = 0.0
     predicted = total = 0
 
@@ -88,7 +99,7 @@ def segment(
         target=grid.shape,
         axis=axis,
         dtype=labels.channel_dtype,
-        decide=regions_in_order(labels.region_writes) if labels.regions else largest,
+        decide=regions_in_order(labels.region_writes, above=BORDER[outputs]) if labels.regions else largest,
     )
     clock.append(time.perf_counter())
     found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)

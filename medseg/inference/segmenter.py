@@ -30,6 +30,7 @@ from medseg.io.source import shown
 if TYPE_CHECKING:
     import torch
 
+    from medseg.inference.ensemble import Outputs
     from medseg.inference.stream import Predict
     from medseg.models.bundle import Model
 
@@ -55,6 +56,7 @@ class Segmenter:
     device: "torch.device"
     predict: "Predict"
     settings: InferenceSettings
+    outputs: "Outputs" = "logits"
 
     @classmethod
     def load(cls, model: Path | str | None = None, *, device: str = "auto", **options: Any) -> "Segmenter":
@@ -66,6 +68,7 @@ class Segmenter:
         """
         from medseg.inference.backends.torch_backend import torch_predict
         from medseg.inference.device import choose_device
+        from medseg.inference.ensemble import ensembled, outputs_of
         from medseg.models.bundle import load_model
         from medseg.models.installed import find_model
 
@@ -77,7 +80,10 @@ class Segmenter:
         loaded = load_model(find_model(None if model is None else Path(model)))
         _check_intensities(loaded)
         settings = settings_for(asked, loaded.card.inference, loaded.plan)
-        return cls(loaded, chosen, _in_turn(torch_predict(loaded.networks, chosen), chosen), settings)
+        folds = [torch_predict([network], chosen) for network in loaded.networks]
+        outputs = outputs_of(len(folds), settings.ensemble)
+        predict = ensembled(folds, outputs, regions=bool(loaded.labels.regions))
+        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs)
 
     @property
     def plan(self) -> Plan:
@@ -139,7 +145,9 @@ class Segmenter:
         from medseg.inference.segment import segment
 
         try:
-            found = segment(volume, self.plan, self.predict, settings=self.settings, progress=progress)
+            found = segment(
+                volume, self.plan, self.predict, settings=self.settings, outputs=self.outputs, progress=progress
+            )
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
         except RuntimeError as error:

@@ -93,11 +93,11 @@ def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> Infer
     if "mirror" in found:
         found["mirror"] = mirror_axes(found["mirror"], plan)
     settings = InferenceSettings(**found)
-    alone = plan.structure_labels.one_sided
-    if 0 in settings.mirror and settings.mirror_labels == "swapped" and alone:
-        raise ConfigError(
-            f"mirror: axis 0 turns left into right, and {', '.join(alone)} has no partner among the labels; leave axis 0 out"
-        )
+    if 0 in settings.mirror and settings.mirror_labels == "swapped":
+        try:
+            _ = plan.structure_labels.output_swaps
+        except ConfigError as error:
+            raise ConfigError(f"mirror: axis 0 (i) turns left into right, and {error}; leave axis 0 out") from None
     return settings
 
 

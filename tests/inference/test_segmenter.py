@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import nibabel as nib
 import numpy as np
@@ -228,7 +229,7 @@ def test_one_forward_runs_at_a_time_on_a_device_whatever_the_model(folder, monke
     running, most = 0, 0
     entered, guard = threading.Barrier(2), threading.Lock()
 
-    def slow(networks, device):
+    def slow(networks, device, **precision):
         def predict(patches):
             nonlocal running, most
             with guard:
@@ -241,7 +242,8 @@ def test_one_forward_runs_at_a_time_on_a_device_whatever_the_model(folder, monke
 
         return predict
 
-    monkeypatch.setattr("medseg.inference.backends.torch_backend.torch_predict", slow)
+    # By module: the package has a function of the same name.
+    monkeypatch.setattr(import_module("medseg.inference.backends.torch_backend"), "torch_predict", slow)
     pair = [medseg.Segmenter.load(folder, device="cpu") for _ in range(2)]
 
     def work(segmenter):
