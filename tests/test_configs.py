@@ -8,11 +8,17 @@ from pydantic import BaseModel
 
 from medseg.core.config import Config, PlanConfig, TrainConfig, load_config
 from medseg.core.config_data import DataConfig
+from medseg.core.config_inference import InferenceConfig
 from medseg.data.layouts import LAYOUTS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SHOWN_IN_THE_DOCUMENTATION = {"table", "channels", "channel_grids", "derivative", "reference"}  # docs/datasets.md
-SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "plan": PlanConfig, "train": TrainConfig}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "plan": PlanConfig,
+    "train": TrainConfig,
+    "inference": InferenceConfig,
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

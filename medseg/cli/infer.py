@@ -55,6 +55,15 @@ def infer(
             "left-right,front-back,head-feet. Default: off, or as the model wishes.",
         ),
     ] = None,
+    postprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--postprocess",
+            metavar="STEPS",
+            help="What the label map still needs: largest_component, 'liver: [largest_component, fill_holes]', a YAML file, "
+            "or none; see `medseg list postprocesses`. Default: as the model wishes.",
+        ),
+    ] = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
@@ -86,6 +95,7 @@ def infer(
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.cohort import run_cohort
     from medseg.cli.console import error_line, note_line, print_table, progress_bars
+    from medseg.core.config_inference import postprocess_from
     from medseg.core.errors import ConfigError
     from medseg.core.text import printable
     from medseg.data.scans import is_many
@@ -106,7 +116,8 @@ def infer(
         raise ConfigError(f"{named}: stands for several scans; give a folder for their label maps with --output DIR")
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
-    settings = InferenceOptions(overlap, mirror)
+    steps = None if postprocess is None else postprocess_from(postprocess)
+    settings = InferenceOptions(overlap, mirror, postprocess=steps)
     if output is not None and (many or (len(scans) > 1 and not channels)):
         return run_cohort(
             scans,

@@ -11,7 +11,8 @@ def list_parts(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="architectures, losses, metrics, layouts, intensities, augmentations, optimizers, schedules, backends or writers.",
+            help="architectures, losses, metrics, layouts, intensities, augmentations, optimizers, schedules, backends, "
+            "postprocesses or writers.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 from medseg.core.component import Component
 from medseg.core.config_data import DATA_PATHS, DataConfig
 from medseg.core.config_errors import problems
+from medseg.core.config_inference import EVERY, InferenceConfig
 from medseg.core.errors import ConfigError
 from medseg.core.labels import Labels
 from medseg.core.structures import LabelEntry, labels_of
@@ -129,6 +130,7 @@ class Config(_Section):
     modality: Literal["CT", "MR", "other"]
     plan: PlanConfig = PlanConfig()
     train: TrainConfig = TrainConfig()
+    inference: InferenceConfig = InferenceConfig()
     device: Annotated[str, BeforeValidator(_device)] = "auto"
     output: Path | None = None
     licence: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -154,6 +156,11 @@ class Config(_Section):
         for name in sampling if isinstance(sampling, dict) else ():
             if name not in names:
                 raise ValueError(f"train.sampling: {name!r} is no structure; choose from {', '.join(names)}")
+        for name in self.inference.postprocess:
+            if name not in (*names, EVERY):
+                raise ValueError(
+                    f"inference.postprocess: {name!r} is no structure; choose from {', '.join(names)}, or {EVERY}"
+                )
         return self
 
     @property

@@ -36,7 +36,11 @@ def _telling(errors: list[Any]) -> list[Any]:
 def _problem(error: Any, schema: type[BaseModel], document: Document | None) -> str:
     keys = [str(part) for part in error["loc"] if not _is_union_tag(part)]
     where = ".".join(keys)
-    about = re.match(r"Value error, (labels|regions|ignore|train\.sampling):", error["msg"]) if not keys else None
+    about = (
+        re.match(r"Value error, (labels|regions|ignore|train\.sampling|inference\.postprocess):", error["msg"])
+        if not keys
+        else None
+    )
     line = document.line_of(about[1].split(".") if about else keys) if document else None
     given = document and any(".".join(keys[:n]) in document.overridden for n in range(1, len(keys) + 1))
     at = "on the command line: " if given else f"line {line}: " if line else ""

@@ -1,20 +1,22 @@
 """What a segmentation found, and how a notebook shows it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
+from medseg.inference.postprocess import Change
 
 
 @dataclass(frozen=True, eq=False)
 class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
 
-    ``windows``: how many patches the network saw. ``image()`` gives the label map back as the kind of the scan.
+    ``windows``: how many patches the network saw. ``postprocessed``: what post-processing did to each structure that has any.
+    ``image()`` gives the label map back as the kind of the scan.
     """
 
     label_map: LabelMap
@@ -24,6 +26,7 @@ class SegmenterResult:
     seconds: dict[str, float]
     windows: int
     back: Callable[[LabelMap], Any]
+    postprocessed: dict[str, Change] = field(default_factory=dict)
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).

@@ -1,7 +1,7 @@
 """One scan in, its label map out, on the scan's own grid: what training validates with and what `infer` runs."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,7 @@ from medseg.data.preprocess import preprocess
 from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.mirroring import mirrored
+from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, slab_axis, stream_logits
@@ -28,13 +29,15 @@ BORDER: dict[Outputs, float] = {"logits": 0.0, "probabilities": 0.5}
 class Segmented:
     """A ``label_map`` on the scan's grid, ``seconds`` by stage, and the number of ``windows`` that made it.
 
-    ``reused`` windows were constant and took the logits of another one.
+    ``reused`` windows were constant and took the logits of another one. ``postprocessed``: what the steps of the
+    settings did to each structure that has any.
     """
 
     label_map: LabelMap
     seconds: dict[str, float]
     windows: int
     reused: int = 0
+    postprocessed: dict[str, Change] = field(default_factory=dict)
 
 
 def segment(
@@ -101,13 +104,14 @@ def segment(
         dtype=labels.channel_dtype,
         decide=regions_in_order(labels.region_writes, above=BORDER[outputs]) if labels.regions else largest,
     )
-    clock.append(time.perf_counter())
     found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)
     values = np.ascontiguousarray(order.inverse.array(found.data))
-    label_map = LabelMap(values, volume.geometry, labels)
+    clock.append(time.perf_counter())
+    label_map, changes = postprocess(LabelMap(values, volume.geometry, labels), settings.postprocess, labels)
     seconds = {
         "preprocess": clock[1] - clock[0],
         "network": in_network,
         "blend_and_restore": clock[2] - clock[1] - in_network,
+        "postprocess": time.perf_counter() - clock[2],
     }
-    return Segmented(label_map, seconds, total, total - predicted)
+    return Segmented(label_map, seconds, total, total - predicted, changes)

@@ -165,7 +165,14 @@ class Segmenter:
         )
         volumes = label_map.volumes_ml()
         return SegmenterResult(
-            label_map, self.labels, volumes, warnings, found.seconds, found.windows, _nibabel_label_image
+            label_map,
+            self.labels,
+            volumes,
+            warnings,
+            found.seconds,
+            found.windows,
+            _nibabel_label_image,
+            found.postprocessed,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:

@@ -3,11 +3,13 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
 
+from medseg.core.component import Component
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Plan
+from medseg.inference.postprocess import steps_of
 
 Accumulators = Literal["auto", "f32", "f16"]
 Ensemble = Literal["probabilities", "logits"]
@@ -28,7 +30,7 @@ class InferenceSettings:
     whether the model calls a mirrored left kidney the right one (``swapped``), or was trained to call it the left one still.
     ``batch``: windows in one forward pass at most. ``max_memory``: bytes that the whole process may hold; None: any.
     ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16.
-    ``ensemble``: what is averaged over folds.
+    ``ensemble``: what is averaged over folds. ``postprocess``: for each structure the steps that its mask still needs.
     """
 
     overlap: float = 0.5
@@ -38,6 +40,7 @@ class InferenceSettings:
     max_memory: int | None = None
     accumulators: Accumulators = "auto"
     ensemble: Ensemble = "probabilities"
+    postprocess: dict[str, tuple[Component, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_range("overlap", self.overlap, 0, 0.9, "a share of a window, such as 0.5 or 0.25")
@@ -56,7 +59,9 @@ class InferenceSettings:
         >>> InferenceSettings(mirror=(0, 1)).as_json()["mirror"]
         [0, 1]
         """
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        steps = {name: [step.model_dump() for step in steps] for name, steps in self.postprocess.items()}
+        return plain | {"postprocess": steps}
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class InferenceOptions:
     max_memory: int | None = None
     accumulators: Accumulators | None = None
     ensemble: Ensemble | None = None
+    postprocess: dict[str, tuple[Component, ...]] | None = None
 
 
 class Wishes(Protocol):
@@ -82,14 +88,17 @@ class Wishes(Protocol):
 def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> InferenceSettings:
     """The settings to run a model of ``plan`` with: asked for, else wished by its folder, else usual.
 
-    Raises ConfigError for a bad value, and for mirroring left and right where a structure of one side has no partner.
+    Raises ConfigError for a bad value, an unknown step of post-processing, and for mirroring left and right where a
+    structure of one side has no partner.
     """
     found: dict[str, Any] = {}
-    for field in fields(InferenceSettings):
+    for known in fields(InferenceSettings):
         for source in (options, wishes):
-            value = getattr(source, field.name, None)
-            if value is not None and field.name not in found:
-                found[field.name] = value
+            value = getattr(source, known.name, None)
+            if value is not None and known.name not in found:
+                found[known.name] = value
+    if "postprocess" in found:
+        found["postprocess"] = steps_of(found["postprocess"], plan.structure_labels)
     if "mirror" in found:
         found["mirror"] = mirror_axes(found["mirror"], plan)
     settings = InferenceSettings(**found)

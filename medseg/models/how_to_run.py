@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg.core.config_inference import Postprocess
+
 
 class Bf16DiceLoss(BaseModel):
     """Dice in f32 less Dice in bf16 on ``cases`` of the validation: its ``mean``, and the ``largest`` of one ``structure``."""
@@ -29,4 +31,5 @@ class HowToRun(BaseModel):
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
     mirror_labels: Literal["swapped", "kept"] | None = None
     ensemble: Literal["probabilities", "logits"] | None = None
+    postprocess: Postprocess | None = None
     bf16_dice_loss: Bf16DiceLoss | None = None

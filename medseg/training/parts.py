@@ -12,6 +12,7 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.plan import Plan
 from medseg.data.augment import augmentation_for
 from medseg.data.intensity import INTENSITIES
+from medseg.inference.postprocess import steps_of
 from medseg.losses import LOSSES
 from medseg.models import ARCHITECTURES
 from medseg.models.bundle import network_for
@@ -19,8 +20,8 @@ from medseg.training.optimizers import OPTIMIZERS, SCHEDULES
 
 
 def require_parts(config: Config, device: torch.device) -> None:
-    """Raise ConfigError where a name or option of architecture, loss, optimizer or augmentation is wrong, or where what
-    is asked for is not here. Needs no data.
+    """Raise ConfigError where a name or option of architecture, loss, optimizer, augmentation or post-processing is wrong,
+    or where what is asked for is not here. Needs no data.
     """
     if config.train.precision == "fp16" and device.type == "cpu":
         raise ConfigError("train.precision fp16 needs a CUDA GPU, and this device is the CPU; use auto, f32 or bf16")
@@ -31,6 +32,7 @@ def require_parts(config: Config, device: torch.device) -> None:
     find("architecture", ARCHITECTURES, config.plan.architecture.name)
     _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part, config.structure_labels))
     augmentation_for(config)
+    steps_of(config.inference.postprocess, config.structure_labels)
     if config.train.schedule != "auto":
         _built("train.schedule", config.train.schedule, lambda part: build("schedule", SCHEDULES, part, 100))
     asked = config.plan.intensity

@@ -19,7 +19,8 @@ from medseg.core.scores import Score
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.check import as_label
 from medseg.inference.backends.torch_backend import torch_predict
-from medseg.inference.segment import segment
+from medseg.inference.segment import USUAL, segment
+from medseg.inference.settings import InferenceSettings
 from medseg.io.reading import read_volumes
 from medseg.io.scan import ReadOptions
 from medseg.metrics import COUNTED, CasePair, Settings, score_case, score_regions, score_structure
@@ -37,15 +38,17 @@ class Validated:
     reference: LabelMap
 
 
-def validate_case(case: Case, plan: Plan, network: torch.nn.Module, device: torch.device) -> Validated:
-    """Read, segment and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would.
+def validate_case(
+    case: Case, plan: Plan, network: torch.nn.Module, device: torch.device, *, settings: InferenceSettings = USUAL
+) -> Validated:
+    """Read, segment with ``settings`` and score one case on its own grid, as ``medseg infer`` and ``medseg evaluate`` would.
 
     Regions are scored beside the structures. Voxels to be ignored are background in prediction and reference, and
     structures that the case does not annotate are not scored.
     """
     labels = plan.structure_labels
     volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
-    prediction = segment(volume, plan, torch_predict([network], device)).label_map
+    prediction = segment(volume, plan, torch_predict([network], device), settings=settings).label_map
     reference = as_label(case, labels, volume.geometry)
     order = order_between(prediction.geometry, reference.geometry)
     if order is None:

@@ -151,6 +151,7 @@ class Job:
                 "volumes_ml": {name: round(value, 6) for name, value in found.volumes_ml.items()},
                 "geometry": _described(opened.scan.volume),
                 "windows": found.windows,
+                "postprocess": {name: change.as_json() for name, change in found.postprocessed.items()},
                 "settings": self.segmenter.settings.as_json(),
                 "device": str(self.segmenter.device),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

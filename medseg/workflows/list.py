@@ -26,6 +26,11 @@ TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "evaluate --metrics",
     ),
     "backends": ("medseg.inference.backends", ("BACKENDS",), "infer --backend"),
+    "postprocesses": (
+        "medseg.inference.postprocess",
+        ("POSTPROCESSES",),
+        "inference.postprocess and infer --postprocess",
+    ),
     "writers": ("medseg.io.outputs", ("WRITERS",), "infer and convert --also"),
 }
 FROM_THE_DATA = ("in_channels", "out_channels", "dimensions", "deep_supervision")  # options that no config gives

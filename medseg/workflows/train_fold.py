@@ -22,10 +22,13 @@ from medseg.data.check import as_label
 from medseg.data.given_splits import Split
 from medseg.data.store import StoredCase
 from medseg.inference.device import machine
+from medseg.inference.postprocess import steps_of
+from medseg.inference.settings import InferenceSettings
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes
 from medseg.models.bundle import FORMAT_VERSION, ModelCard, read_card, save_model, saved_folds
 from medseg.models.card import model_readme
+from medseg.models.how_to_run import HowToRun
 from medseg.report.curves import save_curves
 from medseg.report.evaluation import Report
 from medseg.report.overlay import save_overlays
@@ -102,11 +105,12 @@ class Fold:
     def _validate(self, held_out: Sequence[Case], state: dict[str, Tensor]) -> Report:
         labels = self.plan.structure_labels
         network = trained_network(self.plan, state)
+        settings = InferenceSettings(postprocess=steps_of(self.config.inference.postprocess, labels))
         scores: list[Score] = []
         files: list[ScoredCase] = []
         place = self.folder / "validation"
         for done, case in enumerate(held_out, 1):
-            found = validate_case(case, self.plan, network, self.device)
+            found = validate_case(case, self.plan, network, self.device, settings=settings)
             path = place / f"{case.id}_seg.nii.gz"
             digest = write_label_map(path, found.prediction)
             grid = found.reference.geometry
@@ -124,9 +128,9 @@ class Fold:
             scores += found.scores
             self.progress("final validation", done, len(held_out))
         patients = {case.id: case.patient for case in held_out}
-        settings = region_settings(labels, labels.names)
+        scored = region_settings(labels, labels.names)
         report = Report(
-            tuple(scores), tuple(summarise(scores, patients=patients)), labels, tuple(files), settings=settings
+            tuple(scores), tuple(summarise(scores, patients=patients)), labels, tuple(files), settings=scored
         )
         report.save(place)
         self._draw(held_out, report, place)
@@ -172,6 +176,7 @@ class Fold:
             provenance=provenance(),
             licence=self.config.licence,
             training={**trained_before, self.name: self._trained()},
+            inference=HowToRun(postprocess=self.config.inference.postprocess or None),
         )
         save_model(target, card, states, model_readme(card))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medseg.core.fast import components, near_outside
+from medseg.core.fast import components, near_outside, pieces
 
 SHAPES = st.tuples(*[st.integers(1, 14)] * 3)
 SPACINGS = st.tuples(*[st.sampled_from([0.3, 0.7, 0.8, 1.0, 1.1, 2.0, 3.0, 5.0])] * 3)
@@ -27,11 +27,31 @@ def library(request):
 
 
 @settings(max_examples=300, deadline=None)
-@given(shape=SHAPES, filled=st.floats(0.02, 0.7), fortran=st.booleans(), seed=st.integers(0, 2**32))
-def test_components_are_numbered_as_by_scipy(library, shape, filled, fortran, seed):
+@given(
+    shape=SHAPES,
+    filled=st.floats(0.02, 0.7),
+    fortran=st.booleans(),
+    steps=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_components_are_numbered_as_by_scipy(library, shape, filled, fortran, steps, seed):
     mask = np.random.default_rng(seed).random(shape) < filled
-    found = components(np.asfortranarray(mask) if fortran else mask)
-    np.testing.assert_array_equal(found, ndimage.label(mask, np.ones((3, 3, 3)))[0])
+    found = components(np.asfortranarray(mask) if fortran else mask, (6, 18, 26)[steps - 1])
+    np.testing.assert_array_equal(found, ndimage.label(mask, ndimage.generate_binary_structure(3, steps))[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(shape=SHAPES, fortran=st.booleans(), steps=st.integers(1, 3), seed=st.integers(0, 2**32))
+def test_pieces_are_the_components_of_each_value_by_scipy(library, shape, fortran, steps, seed):
+    data = np.random.default_rng(seed).choice(np.array([0, 1, 2, 200], np.uint8), shape, p=[0.3, 0.4, 0.2, 0.1])
+    found = pieces(np.asfortranarray(data) if fortran else data, (6, 18, 26)[steps - 1])
+    assert (found > 0).tolist() == (data > 0).tolist()
+    assert len(np.unique(found[found > 0])) == found.max()
+    for value in (1, 2, 200):
+        numbers, count = ndimage.label(data == value, ndimage.generate_binary_structure(3, steps))
+        own = np.unique(found[data == value])
+        assert len(own) == count
+        np.testing.assert_array_equal(np.searchsorted(own, found)[data == value] + 1, numbers[data == value])
 
 
 @settings(max_examples=300, deadline=None)

@@ -4,6 +4,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+from skimage import measure
 
 import medseg
 from medseg.core import files
@@ -11,6 +12,7 @@ from medseg.core.errors import ConfigError, DataError, ModelError, OutputError, 
 from medseg.core.geometry import Geometry, all_storage_orders, order_between
 from medseg.core.volume import Volume
 from medseg.inference import segmenter
+from medseg.inference.settings import InferenceOptions
 from medseg.io.nifti import write_volume
 from medseg.io.reading import read_volume
 from medseg.workflows.infer import InferResult, infer, infer_cases
@@ -331,3 +333,22 @@ def test_a_sheared_scan_is_segmented_where_it_is(tmp_path):
     found = infer(write_scan(tmp_path / "t.nii", affine=affine), model=tiny_model(tmp_path / "model"))
     np.testing.assert_allclose(nib.load(found.path).affine, affine, atol=1e-5)
     assert any("sheared by 16.7 degrees" in warning for warning in found.warnings)
+
+
+def test_post_processing_follows_the_model_or_the_user_and_the_manifest_says_what_it_changed(scan, tmp_path):
+    wishes = {"postprocess": {"all": "largest_component"}}
+    model = tiny_model(tmp_path / "model", inference=wishes)
+    plain = labels_of(infer(scan, model=model, output=tmp_path / "plain", settings=InferenceOptions(postprocess={})))
+    done = infer(scan, model=model, output=tmp_path / "done")
+    found = labels_of(done)
+    for name, value in (("liver", 1), ("tumour", 2)):
+        numbers = measure.label(plain == value)
+        assert numbers.max() > 1
+        largest = numbers == np.argmax(np.bincount(numbers[numbers > 0]))
+        np.testing.assert_array_equal(found == value, largest)
+        assert done.volumes_ml[name] == pytest.approx(largest.sum() * np.linalg.det(OBLIQUE[:3, :3]) / 1000, rel=1e-5)
+        said = done.manifest["postprocess"][name]
+        assert said["steps"] == [{"name": "largest_component", "options": {}}]
+        assert (said["removed_voxels"], said["added_voxels"]) == ((plain == value).sum() - largest.sum(), 0)
+    with pytest.raises(ConfigError, match="'spleen' is no structure"):
+        infer(scan, model=model, settings=InferenceOptions(postprocess={"spleen": ()}), force=True)

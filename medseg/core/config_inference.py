@@ -1,0 +1,64 @@
+"""The section `inference` of a config: what is done to a finished label map, structure by structure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+from medseg.core.component import Component
+from medseg.core.errors import ConfigError
+from medseg.core.yaml import parse_scalar, parse_yaml
+
+EVERY = "all"
+NOTHING = "none"
+
+
+def _by_structure(value: Any) -> Any:
+    """``{structure: steps}`` of the short forms: steps alone are those of every structure; ``none`` is no step."""
+    if isinstance(value, Mapping) and "name" not in value:
+        return {name: _steps(steps) for name, steps in value.items()}
+    steps = _steps(value)
+    return {EVERY: steps} if steps else {}
+
+
+def _steps(value: Any) -> list[Any]:
+    if value is None or value == NOTHING:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+Postprocess = Annotated[dict[str, tuple[Component, ...]], BeforeValidator(_by_structure)]
+"""The steps of each structure, entries of POSTPROCESSES; those of ``all`` hold for a structure that has none of its own."""
+
+
+class InferenceConfig(BaseModel):
+    """How the model that is trained wants to be run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    postprocess: Postprocess = {}
+
+
+def postprocess_from(texts: Sequence[str]) -> dict[str, tuple[Component, ...]]:
+    """What the command line asks for: each of ``texts`` is YAML, or names a YAML file; later ones add to earlier ones.
+
+    Raises ConfigError with what may be written.
+
+    >>> postprocess_from(["largest_component", "tumour: {name: minimum_volume, ml: 0.5}"])["tumour"][0].options
+    {'ml': 0.5}
+    """
+    found: dict[str, tuple[Component, ...]] = {}
+    for text in texts:
+        is_file = text.endswith((".yaml", ".yml"))
+        value = parse_yaml(Path(text)).content if is_file else parse_scalar(text)
+        try:
+            found |= TypeAdapter(Postprocess).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(key) for key in problem["loc"])
+            raise ConfigError(
+                f"postprocess {text!r}: {f'{place}: ' if place else ''}{problem['msg']}; write a name such as "
+                f"largest_component, structures such as 'liver: [largest_component, fill_holes]', a YAML file, or {NOTHING}"
+            ) from None
+    return found
