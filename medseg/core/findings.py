@@ -1,6 +1,6 @@
 """What a check has found: one sentence each, how bad it is, and the cases it is about."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,7 +28,7 @@ class Finding:
         return self.told or (f"{named(self.cases)}: {self.message}" if self.cases else self.message)
 
 
-def named(cases: tuple[str, ...], most: int = 3) -> str:
+def named(cases: Sequence[str], most: int = 3) -> str:
     """The first ``most`` of ``cases`` and how many more there are.
 
     >>> named(("a", "b", "c", "d", "e"))

@@ -11,6 +11,7 @@ import torch
 from medseg.core.case import Case
 from medseg.core.config import Config, config_from, load_config, override
 from medseg.core.files import make_folder
+from medseg.core.findings import named
 from medseg.core.lock import run_lock
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
@@ -157,7 +158,8 @@ def _start(
     _chosen(config, splits, cases)
     if resume and not folder.exists():
         say(f"nothing to resume in {folder}: starting a new run")
-    say(f"{len(cases)} cases, {', '.join(labels.names)}; run folder {folder}; {_where(device, here)}")
+    count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
+    say(f"{count}, {named(labels.names, most=12)}; run folder {folder}; {_where(device, here)}")
     for warning in (*remarks(config.data, labels), *warnings_of(facts, labels, modality=config.modality)):
         say(f"warning: {warning}")
     held.enter_context(run_lock(make_folder(folder)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.core.case import Case
 from medseg.core.config import Config
 from medseg.core.files import sha256_of
+from medseg.core.findings import named
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
@@ -199,5 +200,7 @@ def pick(cases: Sequence[Case], ids: Sequence[str]) -> list[Case]:
 
 
 def _row_line(row: Mapping[str, Any], plan: Plan) -> str:
-    each = ", ".join(f"{k.removeprefix('val_dice_')} {v:.3f}" for k, v in row.items() if k.startswith("val_dice_"))
+    each = named(
+        [f"{k.removeprefix('val_dice_')} {v:.3f}" for k, v in row.items() if k.startswith("val_dice_")], most=12
+    )
     return f"step {row['step']} of {plan.steps}: loss {row['loss']:.4f}, validation Dice {row['val_dice']:.3f} ({each})"
