@@ -4,7 +4,7 @@ V ?= .venv
 STAMP = $(V)/.medseg-installed
 PYTEST = $(V)/bin/pytest
 
-.PHONY: demo test test-slow fuzz kill bench lint clean
+.PHONY: demo test test-slow fuzz kill kill-infer bench lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m venv $(V)
@@ -33,6 +33,11 @@ bench: $(STAMP)
 # A training killed 100 times at random moments and resumed: the same files as the unbroken run's. About 10 minutes.
 kill: $(STAMP)
 	$(V)/bin/python -W ignore -m tests.workflows.kills --kills 100 --races 10
+
+# A cohort of 40 scans killed 200 times at random moments and run again: each case once, the same files. About 5 minutes.
+SCANS ?= $(wildcard ../shared/data/Task04_Hippocampus/imagesTr)
+kill-infer: $(STAMP)
+	$(V)/bin/python -W ignore -m tests.workflows.kills_infer --kills 200 --cases 40 --races 10 $(SCANS:%=--scans %)
 
 lint: $(STAMP)
 	$(V)/bin/ruff check .

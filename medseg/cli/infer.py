@@ -101,6 +101,7 @@ def infer(
     from medseg.data.scans import is_many
     from medseg.inference.settings import InferenceOptions
     from medseg.io.scan import MAX_VOXELS, ReadOptions
+    from medseg.io.source import shown
     from medseg.workflows.infer import InferResult, infer_cases
 
     asked = {
@@ -113,7 +114,7 @@ def infer(
     many = not channels and series is None and any(is_many(scan) for scan in scans)
     if many and output is None:
         named = next(scan for scan in scans if is_many(scan))
-        raise ConfigError(f"{named}: stands for several scans; give a folder for their label maps with --output DIR")
+        raise ConfigError(f"{shown(named)}: holds several scans; say with --output DIR where their label maps go")
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)

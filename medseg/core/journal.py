@@ -105,7 +105,7 @@ class Journal:
 
     def write(self, name: str, record: Record) -> None:
         """Case ``name`` is done, as JSON ``record`` says: on the disk when this returns, instead of an earlier record."""
-        text = _text(record)
+        text = json.dumps(record, allow_nan=False)  # in the record's own order, which results keep
         with self._told(), self._lock, self._transaction():
             self._connection.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?)", (_key(name), text, _hash(text)))
 

@@ -34,6 +34,7 @@ from medseg.core.files import sha256_of
 from medseg.training import loop
 from medseg.workflows import train_fold
 from tests.data.tiny_dataset import config, tiny
+from tests.workflows.forks import ended, fork, silenced
 
 STEPS = 30
 SETTINGS = {
@@ -74,18 +75,6 @@ class Found:
     lost_seconds: list[float] = field(default_factory=list)
 
 
-def fork(work: Callable[[], int]) -> int:
-    """The process that does ``work`` and ends with its code."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = work()
-        finally:
-            os._exit(code)
-    return child
-
-
 def start(folder: Path, shared: Shared, *, output: str = "run") -> int:
     """A process of `medseg train --resume`, told by ``shared``."""
 
@@ -109,9 +98,7 @@ def start(folder: Path, shared: Shared, *, output: str = "run") -> int:
         import medseg.cli.console as console
 
         console.plain_lines = watched
-        log = os.open(folder / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        silenced(str(folder / "output.txt"))
         torch.set_num_threads(1)
         code = medseg_command(
             ["train", "--config", str(folder / "config.yaml"), "--output", str(folder / output), "--resume"]
@@ -121,18 +108,6 @@ def start(folder: Path, shared: Shared, *, output: str = "run") -> int:
 
     shared.set(0, 0, time.monotonic())
     return fork(work)
-
-
-def ended(child: int, seconds: float) -> int | None:
-    """The exit status of ``child`` once it ends, None while it still runs after ``seconds``."""
-    until = time.monotonic() + seconds
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= until:
-            return None
-        time.sleep(0.002)
 
 
 def content(run: Path) -> dict[str, str]:
