@@ -54,7 +54,9 @@ DOORS = {
     "matplotlib": ("report*",),
     "jinja2": ("report*",),
     "yaml": ("core.yaml", "training.run_folder"),
-    "pydantic": ("core.*", "models.bundle", "models.how_to_run", "training.run_folder"),
+    "pydantic": (
+        *("core.*", "models.bundle", "models.how_to_run", "models.importers.nnunet_files", "training.run_folder"),
+    ),
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
     "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
     "trimesh": ("io.mesh",),
@@ -251,6 +253,12 @@ def _unsafe(module: Module) -> list[tuple[int, str]]:
     wrong = [(line, name) for name, line in module.imports() if name.split(".")[0] in FORBIDDEN_LIBRARIES]
     for name, call in module.calls():
         keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if (module.name, name, keywords.get("weights_only")) == (
+            "models.importers.torch_checkpoint",
+            "torch.load",
+            "True",
+        ):
+            continue  # the one place, in a child process, with an allow-list
         if name in FORBIDDEN_CALLS or name.split(".")[-1] in FORBIDDEN_METHODS:
             wrong.append((call.lineno, name))
         if keywords.get("shell", "False") != "False" or keywords.get("allow_pickle", "False") != "False":
@@ -283,6 +291,8 @@ def test_nothing_read_is_ever_executed(module):
         ("data.store", "os.open(path, os.O_WRONLY)", _writes),
         ("data.x", "np.save(path, array)", _writes),
         ("models.bundle", "torch.load(path)", _unsafe),
+        ("models.bundle", "torch.load(path, weights_only=True)", _unsafe),
+        ("models.importers.torch_checkpoint", "torch.load(path, weights_only=False)", _unsafe),
         ("models.bundle", "from pickle import loads", _unsafe),
         ("data.store", "np.load(path, allow_pickle=True)", _unsafe),
         ("io.zip", "archive.extractall(folder)", _unsafe),

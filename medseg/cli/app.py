@@ -45,8 +45,8 @@ app = typer.Typer(
 for verb in (check, plan, preview, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
 app.command("list")(list_parts)
-app.add_typer(dicom, name="dicom")
 app.add_typer(models, name="models")
+app.add_typer(dicom, name="dicom")
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-models = typer.Typer(help="List, show, pack, fetch and remove models.", no_args_is_help=True)
+from medseg.cli.models_import import import_model
+
+models = typer.Typer(help="List, show, import, pack, fetch and remove models.", no_args_is_help=True)
+models.command("import")(import_model)
 
 ModelsDir = Annotated[
     Path | None,

@@ -27,6 +27,37 @@ class Intensity(_Frozen):
     """How one channel's intensities become the network's input: an entry of INTENSITIES with measured options."""
 
     scheme: Component
+    within: Literal["scan", "nonzero"] = Field(
+        default="scan",
+        description="nonzero: from and for the voxels that are 0 in no channel, and holes in them; others stay",
+    )
+
+
+class Resampling(_Frozen):
+    """Spline orders (0 nearest, 1 linear, 3 cubic) between a scan's grid and the plan's.
+
+    Where the voxels of the scan, or else of the plan, are more than ``thick`` times as long along one axis as along
+    another, that axis goes by ``order_thick`` and on its own; None: never.
+    """
+
+    order: Annotated[int, Field(ge=0, le=3)]
+    order_thick: Annotated[int, Field(ge=0, le=3)]
+    thick: Annotated[float, Field(ge=1)] | None = 3.0
+
+
+class Feed(_Frozen):
+    """How a scan is fed to the network and how logits come back: the defaults are medseg's own way, others an import's.
+
+    ``orientation``: the directions of i, j, k that the network saw in training. ``crop``: to the box of what is not 0;
+    outside it all is background. ``native_axes`` keep the scan's own voxels. ``image`` and ``logits``: None is medseg's
+    way (cubic, linear along thick axes; logits linear).
+    """
+
+    orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] = "RAS"
+    crop: Literal["none", "nonzero"] = "none"
+    native_axes: tuple[Axis, ...] = ()
+    image: Resampling | None = None
+    logits: Resampling | None = None
 
 
 class ForegroundIntensity(_Frozen):
@@ -87,6 +118,7 @@ class Plan(_Frozen):
     )
     modality: str
     intensity: tuple[Intensity, ...]
+    feed: Feed = Feed()
     loss: Component
     optimizer: Component
     schedule: Component
@@ -137,6 +169,11 @@ class Plan(_Frozen):
             _ = self.structure_labels
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        for how in (self.feed.image, self.feed.logits):
+            if how is not None and 2 in (how.order, how.order_thick):
+                raise ValueError("feed: spline orders are 0 (nearest), 1 (linear) or 3 (cubic)")
+        if self.feed.logits is not None and max(self.feed.logits.order, self.feed.logits.order_thick) > 1:
+            raise ValueError("feed.logits: logits come back by order 0 (nearest) or 1 (linear) only")
         if math.prod(self.patch_size) > MAX_PATCH_VOXELS:
             raise ValueError(f"patch_size {self.patch_size} holds more than {MAX_PATCH_VOXELS} voxels")
         return self

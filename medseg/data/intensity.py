@@ -64,6 +64,25 @@ def percentile(*, lower: float = 0.5, upper: float = 99.5) -> Normalise:
     return normalise
 
 
+def unit_range() -> Normalise:
+    """The volume's own smallest value becomes 0, its largest 1 (nnU-Net's RescaleTo01Normalization)."""
+
+    def normalise(data: npt.NDArray[np.generic]) -> Array:
+        values = data.astype(np.float32)
+        values -= values.min()
+        scaled: Array = values / np.float32(max(float(values.max()), 1e-8))
+        return scaled
+
+    return normalise
+
+
+def divided(*, by: float = 255.0) -> Normalise:
+    """The stored intensities ``by`` a number: 255 brings 8-bit colours to the range from 0 to 1."""
+    if not by > 0:
+        raise ConfigError(f"intensity divided: by is {by}; give a number above 0, such as 255")
+    return lambda data: data.astype(np.float32) / np.float32(by)
+
+
 def none() -> Normalise:
     """The stored intensities as they are."""
     return lambda data: data.astype(np.float32)
@@ -74,5 +93,7 @@ INTENSITIES: dict[str, Callable[..., Normalise]] = {
     "z_score": z_score,
     "z_score_nonzero": z_score_nonzero,
     "percentile": percentile,
+    "unit_range": unit_range,
+    "divided": divided,
     "none": none,
 }

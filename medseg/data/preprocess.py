@@ -1,43 +1,126 @@
 """From a scan to the plan's grid and intensities: the same function for training and inference."""
 
 import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
 
+from medseg.core.boxes import Box, boxes_of
 from medseg.core.component import build
 from medseg.core.errors import DataError
-from medseg.core.geometry import order_between, resized, shape_at_spacing, upright
-from medseg.core.plan import Plan
+from medseg.core.geometry import Geometry, crop, order_between, order_to, resized, shape_at_spacing, upright
+from medseg.core.plan import Feed, Plan, Resampling, TripleMm
 from medseg.core.regrid import label_map_onto, straightened
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES
-from medseg.data.resample import resample, resample_channels, resample_touched, spline_orders
+from medseg.data.resample import (
+    Shape,
+    resample,
+    resample_channels,
+    resample_thick,
+    resample_touched,
+    spline_orders,
+)
 
 
 def preprocess(volume: Volume, plan: Plan) -> Volume:
-    """``volume`` in RAS storage, normalised, at the plan's spacing over the same field of view; float32.
+    """``volume`` in the plan's orientation, normalised, at the plan's spacing over the same field of view; float32.
 
     A sheared scan (gantry tilt) is resampled to right angles first. Raises DataError where the number of channels is not
     the plan's.
     """
+    return resampled(framed(volume, plan)[0], plan)
+
+
+def framed(volume: Volume, plan: Plan) -> tuple[Volume, Box]:
+    """The part of ``volume`` that the network sees, at right angles in the plan's orientation, and where it lies there.
+
+    Where the plan crops, it is the box around what is not 0 in any channel; a scan of zeros alone stays whole. Raises
+    DataError where the number of channels is not the plan's.
+    """
     if volume.channels != plan.channels:
         raise DataError(f"the scan has {volume.channels} channel(s), the plan expects {plan.channels}")
-    ras = straightened(volume.canonical())
-    shape = shape_at_spacing(ras.geometry, plan.spacing_mm)
-    orders = spline_orders(ras.geometry.spacing_mm)
-    # One memory layout first: sums and products would otherwise round differently for each storage order.
-    data = np.stack(
-        [
-            resample(build("intensity", INTENSITIES, intensity.scheme)(np.ascontiguousarray(channel)), shape, orders)
-            for channel, intensity in zip(ras.data, plan.intensity, strict=True)
-        ]
-    )
-    return Volume(np.ascontiguousarray(data), resized(ras.geometry, shape), volume.warnings)
+    straight = straightened(volume.reordered(order_to(volume.geometry, plan.feed.orientation)))
+    i, j, k = (slice(0, n) for n in straight.geometry.shape)
+    if plan.feed.crop == "none":
+        return straight, (i, j, k)
+    box = boxes_of((straight.data != 0).any(axis=0).view(np.uint8)).get(1, (i, j, k))
+    start, shape = tuple(s.start for s in box), tuple(s.stop - s.start for s in box)
+    inside = straight.data[(slice(None), *box)]
+    grid = crop(straight.geometry, (start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
+    return Volume(inside, grid, straight.warnings, straight.modality), box
+
+
+def resampled(frame: Volume, plan: Plan) -> Volume:
+    """``frame`` (of ``framed``) normalised and brought to the plan's spacing."""
+    shape = shape_for(frame.geometry, plan)
+    spacing_mm = frame.geometry.spacing_mm
+    how = plan.feed.image
+    inside = _not_zero(frame) if any(one.within == "nonzero" for one in plan.intensity) else None
+    channels = []
+    for channel, intensity in zip(frame.data, plan.intensity, strict=True):
+        # One memory layout first: sums and products would otherwise round differently for each storage order.
+        values = np.ascontiguousarray(channel)
+        normalise = build("intensity", INTENSITIES, intensity.scheme)
+        if inside is not None and intensity.within == "nonzero":
+            found = values.astype(np.float32)
+            found[inside] = normalise(values[inside])
+        else:
+            found = normalise(values)
+        if how is None:
+            found = resample(found, shape, spline_orders(spacing_mm))
+        else:
+            found = resample_thick(found, shape, how.order, how.order_thick, thick_axis(spacing_mm, plan, how))
+        channels.append(found)
+    return Volume(np.ascontiguousarray(np.stack(channels)), resized(frame.geometry, shape), frame.warnings)
+
+
+def shape_for(grid: Geometry, plan: Plan) -> Shape:
+    """The shape at the plan's spacing over the field of view of ``grid``; native axes keep their own."""
+    i, j, k = shape_at_spacing(grid, plan.spacing_mm)
+    wanted = (i, j, k)
+    kept = [n if a in plan.feed.native_axes else w for a, (n, w) in enumerate(zip(grid.shape, wanted, strict=True))]
+    return kept[0], kept[1], kept[2]
+
+
+def thick_axis(spacing_mm: TripleMm, plan: Plan, how: Resampling, *, back: bool = False) -> int | None:
+    """The axis that is resampled on its own: the longest of the voxels it comes from, else of those it goes to.
+
+    ``spacing_mm`` is the scan's; ``back`` from the plan's grid. None where no axis, or more than one, is that long.
+    """
+    planned = [
+        s if a in plan.feed.native_axes else p for a, (s, p) in enumerate(zip(spacing_mm, plan.spacing_mm, strict=True))
+    ]
+    for spacing in (planned, spacing_mm) if back else (spacing_mm, planned):
+        if how.thick is not None and max(spacing) / min(spacing) > how.thick:
+            longest = [a for a, s in enumerate(spacing) if max(spacing) / s == 1]
+            return longest[0] if len(longest) == 1 else None
+    return None
+
+
+def restore_orders(spacing_mm: TripleMm, plan: Plan) -> Shape:
+    """The spline order along each axis by which logits come from the plan's grid back to a scan of ``spacing_mm``."""
+    how = plan.feed.logits
+    if how is None:
+        return 1, 1, 1
+    thick = thick_axis(spacing_mm, plan, how, back=True)
+    i, j, k = (how.order_thick if a == thick else how.order for a in range(3))
+    return i, j, k
+
+
+def _not_zero(frame: Volume) -> npt.NDArray[np.bool_]:
+    """The voxels that are not 0 in every channel, and what they enclose."""
+    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes((frame.data != 0).any(axis=0))
+    return filled
 
 
 def preprocess_reference(reference: LabelMap, image: Volume, plan: Plan) -> LabelMap:
     """``reference`` as contiguous channels on the grid that ``preprocess`` gives ``image``; ignored is what ignored voxels touch.
 
-    The reference may be stored in another order; it must lie on the image's grid (the dataset check sees to it).
+    The reference may be stored in another order; it must lie on the image's grid (the dataset check sees to it). Raises
+    DataError for an imported plan that crops or resamples in its own way: nothing is trained with it.
     """
+    if plan.feed != Feed():
+        raise DataError("this plan was imported to segment with; to train on, start a config with `init: MODEL`")
     stored = image.canonical().geometry
     order = order_between(reference.geometry, stored)
     if order is None:

@@ -26,6 +26,28 @@ def resample(data: npt.NDArray[np.float32], shape: Shape, orders: Shape) -> npt.
     ``orders``: 3 cubic, 1 linear, 0 nearest, an axis each. Axes whose size stays are not touched.
     """
     low, high = (data.min(), data.max()) if data.size else (0.0, 0.0)
+    result = _stretched(data, shape, orders)
+    return np.clip(result, low, high) if result is not data else data
+
+
+def resample_thick(
+    data: npt.NDArray[np.float32], shape: Shape, order: int, order_thick: int, thick: int | None
+) -> npt.NDArray[np.float32]:
+    """``data`` (I, J, K) on ``shape``: the slices across axis ``thick`` first, each within its own range, then along it.
+
+    Without a thick axis all three go by ``order`` at once.
+    """
+    if thick is None:
+        return resample(data, shape, (order, order, order))
+    i, j, k = (data.shape[a] if a == thick else n for a, n in enumerate(shape))
+    across = tuple(a for a in range(3) if a != thick)
+    slices = _stretched(data, (i, j, k), (order, order, order))
+    if slices is not data:
+        slices = np.clip(slices, data.min(axis=across, keepdims=True), data.max(axis=across, keepdims=True))
+    return _stretched(slices, shape, (order_thick, order_thick, order_thick))
+
+
+def _stretched(data: npt.NDArray[np.float32], shape: Shape, orders: Shape) -> npt.NDArray[np.float32]:
     result = data
     # Shrinking axes first: fewer voxels for the others.
     for axis in sorted(range(3), key=lambda a: shape[a] / data.shape[a - 3]):
@@ -33,7 +55,7 @@ def resample(data: npt.NDArray[np.float32], shape: Shape, orders: Shape) -> npt.
         if size != shape[axis]:
             matrix = axis_matrix(size, shape[axis], orders[axis] if size > 1 else 0).astype(np.float32)
             result = np.moveaxis(np.moveaxis(result, axis - 3, -1) @ matrix.T, -1, axis - 3)
-    return np.clip(result, low, high) if result is not data else data
+    return result
 
 
 def resample_channels(channels: npt.NDArray[np.generic], size: int, shape: Shape) -> npt.NDArray[np.uint8 | np.uint16]:

@@ -67,6 +67,9 @@ class StoredCase:
 def store_key(plan: Plan) -> str:
     """What the stored voxels depend on, hashed: spacing, intensities, labels. Other decisions may change freely."""
     decided = plan.model_dump(mode="json", include={"format_version", "spacing_mm", "intensity", "labels", "channels"})
+    for intensity in decided["intensity"]:
+        if intensity["within"] == "scan":  # stores of before there was a choice stay good
+            del intensity["within"]
     decided |= {} if plan.ignore is None else {"ignore": plan.ignore}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -11,7 +11,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
-from medseg.data.preprocess import preprocess
+from medseg.data.preprocess import framed, resampled, restore_orders
 from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.mirroring import mirrored
@@ -59,9 +59,10 @@ def segment(
     """
     labels = plan.structure_labels
     clock = [time.perf_counter()]
-    prepared = preprocess(volume, plan)
+    frame, box = framed(volume, plan)
+    prepared = resampled(frame, plan)
     clock.append(time.perf_counter())
-    order = order_to(volume.geometry)
+    order = order_to(volume.geometry, plan.feed.orientation)
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
     source = prepared.geometry.shape
@@ -99,11 +100,16 @@ def segment(
     channels = restore(
         slabs,
         source=source,
-        target=grid.shape,
+        target=frame.geometry.shape,
         axis=axis,
+        orders=restore_orders(frame.geometry.spacing_mm, plan),
         dtype=labels.channel_dtype,
         decide=regions_in_order(labels.region_writes, above=BORDER[outputs]) if labels.regions else largest,
     )
+    if channels.shape != grid.shape:
+        whole = np.zeros(grid.shape, channels.dtype)  # what was cropped is background
+        whole[box] = channels
+        channels = whole
     found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)
     values = np.ascontiguousarray(order.inverse.array(found.data))
     clock.append(time.perf_counter())

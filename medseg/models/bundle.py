@@ -228,8 +228,13 @@ def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
         raise ModelError(
             f"not a valid safetensors file (header corrupt, offsets wrong or truncated): {error}"
         ) from None
-    network = weights_of(network)
-    expected = network.state_dict()
+    check_weights(network, state, card.plan)
+    weights_of(network).load_state_dict({key: value.float() for key, value in state.items()})
+
+
+def check_weights(network: nn.Module, state: Mapping[str, Tensor], plan: Plan) -> None:
+    """Raise ModelError saying which tensor of ``state`` is missing, too much, of another shape or type, or not finite."""
+    expected = weights_of(network).state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing:
         raise ModelError(f"weights do not match the architecture: {len(missing)} keys missing, such as {missing[0]!r}")
@@ -241,11 +246,10 @@ def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
         if value.shape != expected[key].shape:
             raise ModelError(
                 f"weights do not match the architecture: shape of {key!r} is {tuple(value.shape)}, expected "
-                f"{tuple(expected[key].shape)} ({len(card.labels)} output classes for the labels {', '.join(card.labels)})"
+                f"{tuple(expected[key].shape)} ({len(plan.labels)} output classes for the labels {', '.join(plan.labels)})"
             )
         if not torch.isfinite(value).all():
             raise ModelError(f"weights {key!r} hold values that are not finite (NaN or infinity)")
-    network.load_state_dict({key: value.float() for key, value in state.items()})
 
 
 def _first_problem(error: Exception) -> str:
