@@ -44,6 +44,12 @@ def infer(
     series: Series = None,
     on_gap: OnGap = "refuse",
     max_voxels: MaxVoxels = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", help="fast, balanced or accurate, as `medseg tune` measured and wrote them for this model."
+        ),
+    ] = None,
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
     ] = None,
@@ -118,7 +124,7 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(overlap, mirror, postprocess=steps)
+    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset)
     if output is not None and (many or (len(scans) > 1 and not channels)):
         return run_cohort(
             scans,

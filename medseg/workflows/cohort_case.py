@@ -50,14 +50,12 @@ class Common:
     settings: InferenceOptions = AS_THE_MODEL_WISHES
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"settings": self.settings.as_json()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Common":
-        settings: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in content["settings"].items()
-        }
-        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": InferenceOptions(**settings)}
+        settings = InferenceOptions.from_json(content["settings"])
+        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": settings}
         return cls(**content | parts | {"also": tuple(content["also"])})
 
     def load(self, say: Say = lambda line: None) -> Job:
