@@ -28,7 +28,7 @@ ROOMS = {
     "__main__": {"cli"},
     "__init__": BELOW | {"inference", "workflows"},
 }
-MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "compare", "agree"}  # the last two score by evaluate
+MADE_OF_WORKFLOWS = {"demo", "tune", "cohort", "cluster", "compare", "agree"}  # the last two score by evaluate
 INFERENCE_FROM_DATA = {"medseg.data.preprocess", "medseg.data.intensity"}
 
 # Which modules a library may enter by.
@@ -60,6 +60,7 @@ DOORS = {
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
     "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
     "trimesh": ("io.mesh",),
+    **dict.fromkeys(("dask", "distributed", "dask_jobqueue"), ("workflows.cluster*",)),
     "numpy": ("*",),
 }
 

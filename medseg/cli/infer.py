@@ -44,12 +44,6 @@ def infer(
     series: Series = None,
     on_gap: OnGap = "refuse",
     max_voxels: MaxVoxels = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", help="fast, balanced or accurate, as `medseg tune` measured and wrote them for this model."
-        ),
-    ] = None,
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
     ] = None,
@@ -93,6 +87,10 @@ def infer(
         Literal["ras", "lps"], typer.Option("--mesh-space", help="The axes in which the surfaces' mm count.")
     ] = "ras",
     bids: Annotated[bool, typer.Option("--bids", help="Also a BIDS derivative, under derivatives/medseg.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="Many scans on Dask workers: local:N, tcp://HOST:PORT or FILE.yaml."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -124,8 +122,12 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset)
-    if output is not None and (many or (len(scans) > 1 and not channels)):
+    settings = InferenceOptions(overlap, mirror, postprocess=steps)
+    if cluster is not None and (output is None or channels or series is not None):
+        raise ConfigError(
+            "--cluster is for many scans: it needs --output DIR, and goes without --channels and --series"
+        )
+    if output is not None and (many or cluster or (len(scans) > 1 and not channels)):
         return run_cohort(
             scans,
             output,
@@ -137,6 +139,7 @@ def infer(
             options=options,
             settings=settings,
             force=force,
+            **({} if cluster is None else {"executor": _on_cluster(cluster, quiet=quiet)}),
         )
     cases = [scans] if channels else [[scan] for scan in scans]
     manifests: list[dict[str, Any]] = []  # and not the label maps, which would fill the memory
@@ -178,3 +181,11 @@ def infer(
     if not quiet:
         note_line("Not a medical device.")
     return 1 if failures else 0
+
+
+def _on_cluster(text: str, *, quiet: bool) -> Any:
+    from medseg.cli.console import note_line
+    from medseg.core.cluster_spec import cluster_spec
+    from medseg.workflows.cluster import on_cluster
+
+    return on_cluster(cluster_spec(text), say=(lambda line: None) if quiet else note_line)

@@ -128,9 +128,13 @@ def _answered(work: Callable[[Any], Any], order: Any) -> dict[str, Any]:
     try:
         return {"answer": work(order)}
     except MedsegError as error:
-        name = next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-        return {"error": name, "words": str(error)}
+        return {"error": error_name(error), "words": str(error)}
     except MemoryError:
         return {"error": "MemoryError"}
     except Exception:
         return {"error": "", "words": traceback.format_exc()}
+
+
+def error_name(error: MedsegError) -> str:
+    """The name of the kind in ``core.errors`` that ``error`` is of."""
+    return next(str(kind.__name__) for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)

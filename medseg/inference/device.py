@@ -89,3 +89,13 @@ def bf16_pays(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capability = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(capability and capability()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def gpus() -> int:
+    """How many CUDA GPUs this process sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def use_threads(count: int) -> None:
+    """Let torch work with ``count`` CPU threads in this process."""
+    torch.set_num_threads(count)

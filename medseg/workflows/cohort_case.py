@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg.core.component import Component
 from medseg.core.errors import DiskFullError, MedsegError, OutputError
 from medseg.core.files import is_there
 from medseg.core.interrupt import StopFlag
@@ -50,12 +51,21 @@ class Common:
     settings: InferenceOptions = AS_THE_MODEL_WISHES
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"settings": self.settings.as_json()}
+        content = asdict(self)
+        for name, steps in (self.settings.postprocess or {}).items():
+            content["settings"]["postprocess"][name] = [step.model_dump() for step in steps]
+        return content
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Common":
-        settings = InferenceOptions.from_json(content["settings"])
-        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": settings}
+        settings: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in content["settings"].items()
+        }
+        if steps := settings.get("postprocess"):
+            settings["postprocess"] = {
+                name: tuple(Component.model_validate(step) for step in of_name) for name, of_name in steps.items()
+            }
+        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": InferenceOptions(**settings)}
         return cls(**content | parts | {"also": tuple(content["also"])})
 
     def load(self, say: Say = lambda line: None) -> Job:
