@@ -29,6 +29,7 @@ from medseg.cli.plan import plan
 from medseg.cli.power import power
 from medseg.cli.preview import preview
 from medseg.cli.train import train
+from medseg.cli.tune import tune
 from medseg.core.errors import MedsegError
 from medseg.core.files import DISK_FULL
 
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (check, plan, preview, train, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
+for verb in (check, plan, preview, train, tune, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
 app.command("list")(list_parts)
 app.add_typer(models, name="models")

@@ -44,6 +44,12 @@ def infer(
     series: Series = None,
     on_gap: OnGap = "refuse",
     max_voxels: MaxVoxels = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", help="fast, balanced or accurate, as `medseg tune` measured and wrote them for this model."
+        ),
+    ] = None,
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
     ] = None,
@@ -122,7 +128,7 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(overlap, mirror, postprocess=steps)
+    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset)
     if cluster is not None and (output is None or channels or series is not None):
         raise ConfigError(
             "--cluster is for many scans: it needs --output DIR, and goes without --channels and --series"

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args
 
@@ -69,7 +69,7 @@ class InferenceOptions:
     """What the user asks for; None: as the model wishes, else as is usual. See ``InferenceSettings``.
 
     ``mirror``: axes, their words (see ``AXIS_WORDS``) with commas between, ``off``, or ``auto``: the axes that the model's
-    training mirrored.
+    training mirrored. ``preset``: one of those that ``medseg tune`` measured; it goes before the model's other wishes.
     """
 
     overlap: float | None = None
@@ -79,6 +79,22 @@ class InferenceOptions:
     accumulators: Accumulators | None = None
     ensemble: Ensemble | None = None
     postprocess: dict[str, tuple[Component, ...]] | None = None
+    preset: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as JSON holds them."""
+        if self.postprocess is None:
+            return asdict(self)
+        steps = {name: [step.model_dump() for step in listed] for name, listed in self.postprocess.items()}
+        return asdict(self) | {"postprocess": steps}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "InferenceOptions":
+        """The inverse of ``as_json``."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        if (steps := plain.get("postprocess")) is not None:
+            plain["postprocess"] = {name: tuple(map(Component.model_validate, some)) for name, some in steps.items()}
+        return cls(**plain)
 
 
 class Wishes(Protocol):
@@ -92,8 +108,9 @@ def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> Infer
     structure of one side has no partner.
     """
     found: dict[str, Any] = {}
+    preset = None if options.preset is None else preset_of(wishes, options.preset)
     for known in fields(InferenceSettings):
-        for source in (options, wishes):
+        for source in (options, preset, wishes):
             value = getattr(source, known.name, None)
             if value is not None and known.name not in found:
                 found[known.name] = value
@@ -108,6 +125,17 @@ def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> Infer
         except ConfigError as error:
             raise ConfigError(f"mirror: axis 0 (i) turns left into right, and {error}; leave axis 0 out") from None
     return settings
+
+
+def preset_of(wishes: Wishes, name: str) -> Any:
+    """The preset ``name`` of a model folder. Raises ConfigError where it has none of that name."""
+    presets: dict[str, Any] = getattr(wishes, "presets", {})
+    if name not in presets:
+        there = (
+            f"it has {', '.join(presets)}" if presets else "it has none; `medseg tune MODEL` measures and writes them"
+        )
+        raise ConfigError(f"preset {name!r} is not in this model folder; {there}")
+    return presets[name]
 
 
 def mirror_axes(asked: str | Sequence[int], plan: Plan) -> tuple[int, ...]:

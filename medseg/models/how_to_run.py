@@ -19,6 +19,49 @@ class Bf16DiceLoss(BaseModel):
     backend: str
 
 
+class PresetDice(BaseModel):
+    """Mean Dice over ``cases`` in which it is defined, with its 95 % bootstrap interval; None: one patient has no interval."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    cases: Annotated[int, Field(ge=1)]
+
+
+class Preset(BaseModel):
+    """One way to run a model, and what ``medseg tune`` measured of it.
+
+    ``seconds_per_scan``: mean over the cases without reading and writing, for all folds of the model, on ``machine``.
+    ``measured_on`` says which cases these were.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    overlap: Annotated[float, Field(ge=0, le=0.9)]
+    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    postprocess: Postprocess = {}
+    mean_dice: float
+    dice: dict[str, PresetDice]
+    seconds_per_scan: float
+    cases: Annotated[int, Field(ge=1)]
+    measured_on: str
+    machine: str
+
+    def quoted(self, name: str) -> str:
+        """What was measured, on one line."""
+        each = ", ".join(
+            f"{structure} {dice.mean:.3f}"
+            + (f" ({dice.low:.3f} to {dice.high:.3f})" if dice.low is not None and dice.high is not None else "")
+            for structure, dice in self.dice.items()
+        )
+        return (
+            f"preset {name}: measured Dice {self.mean_dice:.3f} ({each}; 95 % intervals) on {self.cases} {self.measured_on}, "
+            f"{self.seconds_per_scan:.2g} s a scan on {self.machine}"
+        )
+
+
 class HowToRun(BaseModel):
     """How a model wants to be run where the user does not say; None: as usual. Keys that medseg does not know are ignored.
 
@@ -33,3 +76,4 @@ class HowToRun(BaseModel):
     ensemble: Literal["probabilities", "logits"] | None = None
     postprocess: Postprocess | None = None
     bf16_dice_loss: Bf16DiceLoss | None = None
+    presets: dict[str, Preset] = {}

@@ -49,16 +49,7 @@ def validate_case(
     labels = plan.structure_labels
     volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
     prediction = segment(volume, plan, torch_predict([network], device), settings=settings).label_map
-    reference = as_label(case, labels, volume.geometry)
-    order = order_between(prediction.geometry, reference.geometry)
-    if order is None:
-        raise GeometryError(f"{case.id}: label grid {reference.geometry} differs from image grid {volume.geometry}")
-    predicted = order.array(prediction.data)
-    if labels.ignore is not None:
-        ignored = reference.data == labels.ignore
-        predicted, cleared = (np.where(ignored, data.dtype.type(0), data) for data in (predicted, reference.data))
-        reference = replace(reference, data=cleared)
-    pair = CasePair.of(predicted, reference.data, reference.geometry)
+    pair, reference = compared(case, prediction, as_label(case, labels, volume.geometry), labels)
     known = labels.names if case.annotated is None else case.annotated
     structures = [s for s in labels.structures if s.name in known]
     scores = [score for s in structures for score in score_structure(case.id, s.name, pair.structure(s.value))]
@@ -66,6 +57,19 @@ def validate_case(
     # A whole-case figure counts every voxel, also those whose structure nobody drew.
     scores += score_case(case.id, pair) if case.annotated is None else []
     return Validated(case.id, scores, volume, prediction, reference)
+
+
+def compared(case: Case, prediction: LabelMap, reference: LabelMap, labels: Labels) -> tuple[CasePair, LabelMap]:
+    """``prediction`` beside ``reference`` on the reference's grid, and that reference; background where voxels are ignored."""
+    order = order_between(prediction.geometry, reference.geometry)
+    if order is None:
+        raise GeometryError(f"{case.id}: label grid {reference.geometry} differs from image grid {prediction.geometry}")
+    predicted = order.array(prediction.data)
+    if labels.ignore is not None:
+        ignored = reference.data == labels.ignore
+        predicted, cleared = (np.where(ignored, data.dtype.type(0), data) for data in (predicted, reference.data))
+        reference = replace(reference, data=cleared)
+    return CasePair.of(predicted, reference.data, reference.geometry), reference
 
 
 def region_settings(labels: Labels, known: Collection[str]) -> Settings:

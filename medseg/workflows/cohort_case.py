@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.core.component import Component
 from medseg.core.errors import DiskFullError, MedsegError, OutputError
 from medseg.core.files import is_there
 from medseg.core.interrupt import StopFlag
@@ -51,21 +50,12 @@ class Common:
     settings: InferenceOptions = AS_THE_MODEL_WISHES
 
     def as_json(self) -> dict[str, Any]:
-        content = asdict(self)
-        for name, steps in (self.settings.postprocess or {}).items():
-            content["settings"]["postprocess"][name] = [step.model_dump() for step in steps]
-        return content
+        return asdict(self) | {"settings": self.settings.as_json()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Common":
-        settings: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in content["settings"].items()
-        }
-        if steps := settings.get("postprocess"):
-            settings["postprocess"] = {
-                name: tuple(Component.model_validate(step) for step in of_name) for name, of_name in steps.items()
-            }
-        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": InferenceOptions(**settings)}
+        settings = InferenceOptions.from_json(content["settings"])
+        parts: dict[str, Any] = {"options": ReadOptions(**content["options"]), "settings": settings}
         return cls(**content | parts | {"also": tuple(content["also"])})
 
     def load(self, say: Say = lambda line: None) -> Job:

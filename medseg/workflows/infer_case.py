@@ -93,6 +93,8 @@ class Job:
         writers = writers_of(also)
         segmenter = Segmenter.load(folder, device=device, **vars(settings))
         say(f"model: {segmenter.describe()}")
+        if settings.preset is not None:
+            say(segmenter.model.card.inference.presets[settings.preset].quoted(settings.preset))
         return cls(segmenter, writers, options)
 
     @property

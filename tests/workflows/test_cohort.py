@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medseg.core import files
+from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError, DiskFullError, Interrupted, OutputError
 from medseg.core.lock import run_lock
 from medseg.inference.settings import InferenceOptions
@@ -255,7 +256,8 @@ def test_channel_files_of_a_case_are_one_and_a_lone_one_fails(tmp_path):
 
 def test_an_order_and_its_record_are_json_and_do_what_the_cohort_does(run, model, scans, tmp_path):
     run()
-    common = Common(str(model), str(tmp_path / "far"), "cpu", settings=InferenceOptions(mirror=(1,)))
+    steps = {"liver": (Component(name="largest_component", options={"count": 2}),)}
+    common = Common(str(model), str(tmp_path / "far"), "cpu", settings=InferenceOptions(mirror=(1,), postprocess=steps))
     assert Common.from_json(json.loads(json.dumps(common.as_json()))) == common
     common = Common(str(model), str(tmp_path / "far"), "cpu")
     order = Order("a", (str(scans / "a.nii.gz"),), str(tmp_path / "far" / "a_seg.nii.gz"))

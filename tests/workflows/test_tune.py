@@ -1,0 +1,175 @@
+"""Tuning: every figure is that of a fold on a case it has not seen, by numpy; what cannot be measured honestly is refused."""
+
+import hashlib
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from medseg.cli.app import run as command
+from medseg.core.component import Component
+from medseg.core.errors import ConfigError, DataError
+from medseg.inference.settings import InferenceOptions
+from medseg.models.bundle import load_model
+from medseg.workflows.infer import infer
+from medseg.workflows.tune import tune
+from medseg.workflows.tune_choice import Candidate, chosen_steps, presets_of
+from tests.data.tiny_dataset import tiny
+from tests.models.tiny_model import tiny_model, tiny_plan, tiny_states
+
+SPLITS = [
+    {"train": ["case_02", "case_03"], "validation": ["case_00", "case_01"]},
+    {"train": ["case_00", "case_01"], "validation": ["case_02", "case_03"]},
+]
+PLAN = tiny_plan(modality="CT", mirror_axes=[1], patch_size=[16, 16, 16])
+
+
+def made_run(folder, splits=SPLITS, names=("fold_0", "fold_1")):
+    """A run folder as training leaves it, of untrained folds."""
+    tiny(folder / "data").finish()
+    run = folder / "run"
+    run.mkdir()
+    (run / "splits.json").write_text(json.dumps(splits))
+    config = {"name": "tiny", "data": {"root": str(folder / "data")}, "labels": PLAN.labels, "modality": "CT"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    states = dict(zip(names, tiny_states(PLAN, 2).values(), strict=False))
+    digest = hashlib.sha256((run / "splits.json").read_bytes()).hexdigest()
+    training = {name: {"splits_sha256": digest} for name in states}
+    return tiny_model(run / "model", plan=PLAN, states=states, training=training)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made_run(tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture(scope="module")
+def tuned(run):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    return before, tune(run, device="cpu")
+
+
+def test_each_case_is_scored_by_the_fold_that_did_not_see_it(run, tuned, tmp_path):
+    presets = load_model(run).card.inference.presets
+    assert set(presets) == {"fast", "balanced", "accurate"}
+    chosen, states = presets["accurate"], tiny_states(PLAN, 2)
+    options = InferenceOptions(chosen.overlap, chosen.mirror, postprocess=chosen.postprocess)
+    found = {"liver": [], "tumour": []}
+    for fold, split in enumerate(SPLITS):
+        single = tiny_model(tmp_path / f"fold_{fold}", plan=PLAN, states={"fold_0": states[f"fold_{fold}"]})
+        for case in split["validation"]:
+            scan = run.parents[1] / "data" / "imagesTr" / f"{case}.nii.gz"
+            result = infer(scan, model=single, output=tmp_path / f"{case}.nii.gz", device="cpu", settings=options)
+            reference = np.asarray(nib.load(str(scan).replace("imagesTr", "labelsTr")).dataobj)
+            for name, value in (("liver", 1), ("tumour", 2)):
+                one, other = result.label_map.data == value, reference == value
+                found[name].append(2 * (one & other).sum() / (one.sum() + other.sum()))
+    for name, values in found.items():
+        assert chosen.dice[name].mean == pytest.approx(np.mean(values), abs=2e-6)
+        assert chosen.dice[name].cases == 4
+        assert chosen.dice[name].low <= chosen.dice[name].mean <= chosen.dice[name].high
+    assert chosen.mean_dice == pytest.approx(np.mean([np.mean(v) for v in found.values()]), abs=2e-6)
+
+
+def test_nothing_but_the_presets_changes_in_the_model_folder(run, tuned):
+    before, _ = tuned
+    after = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {"model.json"}
+    old, new = (json.loads(files["model.json"]) for files in (before, after))
+    presets = new["inference"].pop("presets")
+    assert old["inference"].pop("presets") == {}
+    assert old == new
+    assert all(preset["seconds_per_scan"] > 0 for preset in presets.values())
+
+
+def test_fast_is_no_slower_and_loses_no_more_than_it_may(tuned):
+    presets, candidates = tuned[1].presets, tuned[1].candidates
+    assert {(c.overlap, c.mirror) for c in candidates} == {(0.5, ()), (0.25, ()), (0.5, (1,)), (0.25, (1,))}
+    best = presets["accurate"].mean_dice
+    assert best == pytest.approx(max(c.mean_dice for c in candidates), abs=1e-6)
+    assert (
+        presets["fast"].seconds_per_scan <= presets["balanced"].seconds_per_scan <= presets["accurate"].seconds_per_scan
+    )
+    assert best - presets["fast"].mean_dice <= 0.01
+    assert best - presets["balanced"].mean_dice <= 0.002
+
+
+def test_a_preset_is_run_and_its_figures_are_quoted(run, tuned, tmp_path, capsys):
+    scan = run.parents[1] / "data" / "imagesTr" / "case_00.nii.gz"
+    assert (
+        command(["infer", str(scan), "--model", str(run), "-o", str(tmp_path), "--preset", "fast", "--device", "cpu"])
+        == 0
+    )
+    preset = tuned[1].presets["fast"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"preset fast: measured Dice {preset.mean_dice:.3f}" in said
+    settings = json.loads((tmp_path / "case_00_seg.json").read_text())["settings"]
+    assert (settings["overlap"], settings["mirror"]) == (preset.overlap, list(preset.mirror))
+    with pytest.raises(ConfigError, match="'quick' is not in this model folder; it has fast, balanced, accurate"):
+        infer(scan, model=run, settings=InferenceOptions(preset="quick"))
+
+
+def test_cases_that_training_saw_are_refused(run):
+    data = run.parents[1] / "data"
+    with pytest.raises(DataError, match=r"case_00: the model was trained on a case of this name \(4 of 4"):
+        tune(run, images=data / "imagesTr", labels=data / "labelsTr")
+    with pytest.raises(ConfigError, match="both --images DIR and --labels DIR"):
+        tune(run, images=data / "imagesTr")
+
+
+def test_a_model_without_cases_it_has_not_seen_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"run folder .* is not around it"):
+        tune(tiny_model(tmp_path / "model"))
+    final = made_run(tmp_path, names=("fold_final",))
+    with pytest.raises(DataError, match="no fold of this model has validation cases"):
+        tune(final)
+
+
+def test_splits_other_than_those_of_the_training_are_refused(tmp_path):
+    model = made_run(tmp_path)
+    (model.parent / "splits.json").write_text(json.dumps(SPLITS[::-1]))
+    with pytest.raises(DataError, match=r"is not the one that .* was trained with"):
+        tune(model)
+
+
+def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_vouched_for(tmp_path):
+    data = tiny(tmp_path / "data", cases=2).finish()
+    model = tiny_model(tmp_path / "model", plan=PLAN)
+    found = tune(model, images=data / "imagesTr", labels=data / "labelsTr", cases=1, device="cpu")
+    assert found.cases == 1
+    assert "cannot be checked" in found.remarks[0]
+    assert found.presets["fast"].dice["liver"].low is None
+
+
+LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
+
+
+def test_steps_are_kept_where_the_paired_mean_rises():
+    nan = float("nan")
+    plain = np.array([[0.8, 0.7, 0.0], [0.6, 0.9, 0.5], [0.7, nan, nan]])
+    raised = np.array([[0.9, 0.6, nan], [0.6, 0.95, 0.5], [0.7, nan, nan]])  # the liver alone
+    more = np.array([[0.8, 0.7, 0.1], [0.75, 0.9, 0.5], [0.7, nan, nan]])
+    found = chosen_steps(plain, [(LARGEST, raised), (HOLES, more)], ["liver", "tumour", "spleen"])
+    assert {name: steps for name, (steps, _) in found.items()} == {"liver": HOLES, "spleen": HOLES}
+    assert found["liver"][1] == pytest.approx(0.05)
+    assert found["spleen"][1] == pytest.approx(0.05)
+
+
+def test_presets_are_the_best_and_the_quickest_within_their_loss():
+    def candidate(overlap, mirror, dice, seconds):
+        return Candidate(overlap, mirror, np.full((2, 1), dice), np.full(2, seconds))
+
+    ways = [
+        candidate(0.5, (), 0.899, 4.0),
+        candidate(0.25, (), 0.893, 2.0),
+        candidate(0.5, (1,), 0.9, 8.0),
+        candidate(0.25, (1,), 0.88, 1.0),
+    ]
+    found = presets_of(ways, {}, structures=["liver"], patients=["a", "b"], measured_on="cases", machine="here")
+    assert {name: (p.overlap, p.mirror) for name, p in found.items()} == {
+        "fast": (0.25, ()),
+        "balanced": (0.5, ()),
+        "accurate": (0.5, (1,)),
+    }
