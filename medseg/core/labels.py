@@ -229,5 +229,8 @@ class Labels:
     def to_values(self, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger]:
         """Contiguous channels -> values on disk, in ``dtype``."""
         table = np.array([0, *self.values], self.dtype)
-        values: npt.NDArray[np.unsignedinteger] = table[channels]
+        values = np.empty(channels.shape, self.dtype)
+        # Slice by slice: numpy turns the whole index into 8 bytes a voxel.
+        for n in range(len(channels)):
+            values[n] = table[channels[n]]
         return values

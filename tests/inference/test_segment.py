@@ -90,7 +90,7 @@ def test_the_figures_say_what_was_done():
     )
     assert found.windows == sum(calls) == 3 * 2 * 1
     assert told[-1] == ("windows", 6, 6)
-    assert set(found.seconds) == {"preprocess", "network", "blend_and_restore"}
+    assert set(found.seconds) == {"preprocess", "network", "blend_and_restore", "postprocess"}
     assert min(found.seconds.values()) >= 0
 
 
