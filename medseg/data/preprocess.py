@@ -71,7 +71,9 @@ def resampled(frame: Volume, plan: Plan) -> Volume:
         else:
             found = resample_thick(found, shape, how.order, how.order_thick, thick_axis(spacing_mm, plan, how))
         channels.append(found)
-    return Volume(np.ascontiguousarray(np.stack(channels)), resized(frame.geometry, shape), frame.warnings)
+    # A single channel, as CT has, is not copied.
+    data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))
+    return Volume(data, resized(frame.geometry, shape), frame.warnings)
 
 
 def shape_for(grid: Geometry, plan: Plan) -> Shape:

@@ -27,7 +27,7 @@ def resample(data: npt.NDArray[np.float32], shape: Shape, orders: Shape) -> npt.
     """
     low, high = (data.min(), data.max()) if data.size else (0.0, 0.0)
     result = _stretched(data, shape, orders)
-    return np.clip(result, low, high) if result is not data else data
+    return np.clip(result, low, high, out=result) if result is not data else data
 
 
 def resample_thick(
