@@ -21,6 +21,10 @@ from medseg.models.bundle import Model
 FORMAT = 1  # of what is kept
 LARGEST_DIFFERENCE = 0.01
 """Between the two libraries' logits, over the spread of PyTorch's; 0.002 was measured at most."""
+RUN = ("unet", "resenc_unet", "attention_unet", "unet_plus_plus", "segresnet", "mednext", "fcn")
+"""The architectures that OpenVINO runs. Of the others (2026.4.1) swin_unetr and segnet are not converted, and compiling
+pspnet or deeplabv3plus ends the process."""
+
 U_NETS = ("unet", "resenc_unet")  # take any multiple of their strides, and no size stands in their graph
 
 _ONE_AT_A_TIME = Lock()
@@ -36,6 +40,11 @@ def converted(model: Model, openvino: Any, core: Any, say: Callable[[str], None]
     Where they were kept and their hashes agree, they are read; else they are made, which ``say`` is told, and kept in
     ``<model folder>.openvino`` or, where that cannot be written, in the user's cache folder. Raises NotConverted.
     """
+    if model.plan.architecture.name not in RUN:
+        raise NotConverted(
+            f"{model.folder}: OpenVINO does not run the network {model.plan.architecture.name}, only {', '.join(RUN)}; "
+            "use --backend torch"
+        )
     key = _key(model, openvino)
     folders = [folder / f"{key['openvino']}-{_digest(key)[:16]}" for folder in _places(model)]
     with _ONE_AT_A_TIME:
