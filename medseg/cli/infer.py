@@ -70,6 +70,16 @@ def infer(
             "or none; see `medseg list postprocesses`. Default: as the model wishes.",
         ),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", help="What runs the network: auto, torch or openvino; see `medseg list backends`."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision", help="f32, bf16, fp16 (GPU), or auto: on a CPU f32 where bf16 is not measured good."
+        ),
+    ] = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
@@ -128,7 +138,9 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset)
+    settings = InferenceOptions(
+        overlap, mirror, postprocess=steps, preset=preset, backend=backend, precision=precision
+    )
     if cluster is not None and (output is None or channels or series is not None):
         raise ConfigError(
             "--cluster is for many scans: it needs --output DIR, and goes without --channels and --series"

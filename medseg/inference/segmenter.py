@@ -1,6 +1,6 @@
 """Segmenter: a loaded model that segments scan after scan, for notebooks, services and the workflows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from html import escape
@@ -59,17 +59,25 @@ class Segmenter:
     outputs: "Outputs" = "logits"
 
     @classmethod
-    def load(cls, model: Path | str | None = None, *, device: str = "auto", **options: Any) -> "Segmenter":
+    def load(
+        cls,
+        model: Path | str | None = None,
+        *,
+        device: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
+        **options: Any,
+    ) -> "Segmenter":
         """Load and verify ``model``, a folder or an installed name, default the newest under ``./runs``, onto ``device``.
 
         ``options``: those of ``InferenceOptions``, such as ``overlap`` or ``max_memory``; the model folder's own wishes else.
+        ``say`` is told what takes time, and what was chosen instead of something else.
 
         Raises ModelError for the model, ConfigError for an option, ResourceError for a device that is not there.
         """
-        from medseg.inference.backends.torch_backend import torch_predict
+        from medseg.inference.backends import start
         from medseg.inference.device import choose_device
         from medseg.inference.ensemble import ensembled, outputs_of
-        from medseg.models.bundle import load_model
+        from medseg.models.bundle import open_model
         from medseg.models.installed import find_model
 
         known = [field.name for field in fields(InferenceOptions)]
@@ -77,12 +85,13 @@ class Segmenter:
             raise ConfigError(f"option {unknown[0]!r} is unknown; choose from {', '.join(known)}")
         asked = InferenceOptions(**options)
         chosen = choose_device(device)
-        loaded = load_model(find_model(None if model is None else Path(model)))
+        loaded = open_model(find_model(None if model is None else Path(model)))
         _check_intensities(loaded)
         settings = settings_for(asked, loaded.card.inference, loaded.plan)
-        folds = [torch_predict([network], chosen) for network in loaded.networks]
-        outputs = outputs_of(len(folds), settings.ensemble)
-        predict = ensembled(folds, outputs, regions=bool(loaded.labels.regions))
+        running = start(loaded, chosen, backend=settings.backend, precision=settings.precision, say=say)
+        settings = replace(settings, backend=running.backend, precision=running.precision)
+        outputs = outputs_of(len(running.predicts), settings.ensemble)
+        predict = ensembled(running.predicts, outputs, regions=bool(loaded.labels.regions))
         return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs)
 
     @property
@@ -186,7 +195,8 @@ class Segmenter:
         plan = self.plan
         inputs = f", channels {', '.join(plan.channel_names)}" if plan.channels > 1 else ""
         structures = ", ".join(self.labels.names)
-        return f"{self.model.folder} ({self.model.card.name}, {plan.modality}{inputs}, {structures}); device: {self.device}"
+        ways = f"{self.device}, {self.settings.backend} {self.settings.precision}"
+        return f"{self.model.folder} ({self.model.card.name}, {plan.modality}{inputs}, {structures}); device: {ways}"
 
     def __repr__(self) -> str:
         return f"Segmenter({self.describe()})"
@@ -199,7 +209,7 @@ class Segmenter:
             "structures": " ".join(coloured(s.name, s.colour) for s in self.labels.structures),
             "spacing mm": " x ".join(f"{n:.3g}" for n in plan.spacing_mm),
             "patch size": " x ".join(map(str, plan.patch_size)),
-            "device": escape(str(self.device)),
+            "device": escape(f"{self.device}, {self.settings.backend} {self.settings.precision}"),
         }
         return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in rows.items())}</table>"
 

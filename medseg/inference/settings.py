@@ -31,6 +31,7 @@ class InferenceSettings:
     ``batch``: windows in one forward pass at most. ``max_memory``: bytes that the whole process may hold; None: any.
     ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16.
     ``ensemble``: what is averaged over folds. ``postprocess``: for each structure the steps that its mask still needs.
+    ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that ``auto`` came to.
     """
 
     overlap: float = 0.5
@@ -41,6 +42,8 @@ class InferenceSettings:
     accumulators: Accumulators = "auto"
     ensemble: Ensemble = "probabilities"
     postprocess: dict[str, tuple[Component, ...]] = field(default_factory=dict, hash=False)
+    backend: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         _check_range("overlap", self.overlap, 0, 0.9, "a share of a window, such as 0.5 or 0.25")
@@ -80,6 +83,8 @@ class InferenceOptions:
     ensemble: Ensemble | None = None
     postprocess: dict[str, tuple[Component, ...]] | None = None
     preset: str | None = None
+    backend: str | None = None
+    precision: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON holds them."""

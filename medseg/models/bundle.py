@@ -68,7 +68,7 @@ class Model:
 
         Raises ModelError naming the file, the cause and what to do.
         """
-        file = self._weights()[fold]
+        file = self.weights()[fold]
         network = _planned(self.plan, self.folder / "model.json")
         try:
             _fill(network, file, self.card)
@@ -79,15 +79,15 @@ class Model:
 
     def check_hash(self, fold: int) -> None:
         """Raise ModelError where the weights of a fold are not those that model.json names."""
-        file = self._weights()[fold]
+        file = self.weights()[fold]
         if not self._intact(file):
             raise ModelError(f"{file}: {_DAMAGED}; copy the model folder again")
 
     def _intact(self, file: Path) -> bool:
         return sha256_of(file) == self.card.weights[file.name]
 
-    def _weights(self) -> list[Path]:
-        """The weights of each fold. Raises ModelError for a file that is missing, or lies elsewhere."""
+    def weights(self) -> list[Path]:
+        """The file with the weights of each fold. Raises ModelError for a file that is missing, or lies elsewhere."""
         files = []
         for name in sorted(self.card.weights):
             if Path(name).name != name or not name.endswith(".safetensors"):
@@ -184,13 +184,12 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def open_model(folder: Path) -> Model:
-    """A model folder whose weights are there and have their hashes; networks are read when they are asked for.
+    """A model folder whose weights are there, and are read and verified when they are asked for.
 
     Raises ModelError naming the file, the cause and what to do.
     """
     model = Model(folder, read_card(folder), sha256_of(folder / "model.json"))
-    for fold in range(len(model.card.weights)):
-        model.check_hash(fold)
+    model.weights()
     return model
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ def cohort(
     check_writable(output)
     parts: dict[str, Any] = {"device": device, "also": tuple(also), "options": options, "settings": settings}
     job = Job.load(model, say=say, **parts)
+    decided = job.segmenter.settings  # for every worker, whatever its machine would choose
+    parts["settings"] = replace(settings, backend=decided.backend, precision=decided.precision)
     common = Common(str(job.segmenter.model.folder), str(output), **parts)
     for note in found.notes:
         say(f"note: {note}")

@@ -91,7 +91,7 @@ class Job:
     ) -> "Job":
         """The model in ``folder``, verified, on its device. Raises ConfigError, ModelError and ResourceError."""
         writers = writers_of(also)
-        segmenter = Segmenter.load(folder, device=device, **vars(settings))
+        segmenter = Segmenter.load(folder, device=device, say=say, **vars(settings))
         say(f"model: {segmenter.describe()}")
         if settings.preset is not None:
             say(segmenter.model.card.inference.presets[settings.preset].quoted(settings.preset))

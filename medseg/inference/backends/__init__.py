@@ -82,5 +82,5 @@ def chosen_backend(asked: str, model: Model, device: torch.device) -> str:
         return asked
     if device.type != "cpu" or find_spec("openvino") is None:
         return "torch"
-    weights = max((model.folder / name).stat().st_size / 4 for name in model.card.weights)
+    weights = max(file.stat().st_size / 4 for file in model.weights())
     return "openvino" if weights * prod(model.plan.patch_size) >= WORTH_OPENVINO else "torch"

@@ -38,7 +38,8 @@ def converted(model: Model, openvino: Any, core: Any, say: Callable[[str], None]
     """OpenVINO's network of each fold of ``model``, for one patch (1, C, *patch_size) in float32.
 
     Where they were kept and their hashes agree, they are read; else they are made, which ``say`` is told, and kept in
-    ``<model folder>.openvino`` or, where that cannot be written, in the user's cache folder. Raises NotConverted.
+    ``<model folder>.openvino`` or, where that cannot be written, in the user's cache folder. Raises NotConverted, and
+    ModelError for weights that are damaged.
     """
     if model.plan.architecture.name not in RUN:
         raise NotConverted(
@@ -50,6 +51,8 @@ def converted(model: Model, openvino: Any, core: Any, say: Callable[[str], None]
     with _ONE_AT_A_TIME:
         for folder in folders:
             if (found := _kept(folder, key, core)) is not None:
+                for fold in range(len(model.card.weights)):
+                    model.check_hash(fold)
                 return found
         say("converting the network for OpenVINO, once")
         for folder in folders:
