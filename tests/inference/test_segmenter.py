@@ -256,7 +256,7 @@ def test_one_forward_runs_at_a_time_on_a_device_whatever_the_model(folder, monke
 
 
 def test_a_notebook_sees_what_it_holds(segmenter, folder, scan):
-    assert repr(segmenter) == f"Segmenter({folder} (tiny, MR, liver, tumour); device: cpu)"
+    assert repr(segmenter) == f"Segmenter({folder} (tiny, MR, liver, tumour); device: cpu, torch f32)"
     page = segmenter._repr_html_()
     assert all(words in page for words in ("tiny", "liver", "#D55E00", "8 x 8 x 8", "1.3 x 1.3 x 1.3", "cpu"))
     found = segmenter(scan)
