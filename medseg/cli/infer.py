@@ -138,9 +138,7 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(
-        overlap, mirror, postprocess=steps, preset=preset, backend=backend, precision=precision
-    )
+    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset, backend=backend, precision=precision)
     if cluster is not None and (output is None or channels or series is not None):
         raise ConfigError(
             "--cluster is for many scans: it needs --output DIR, and goes without --channels and --series"

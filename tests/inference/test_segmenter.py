@@ -51,7 +51,7 @@ def test_a_path_gives_what_infer_writes_and_nothing_is_written(segmenter, scan, 
     found = segmenter(scan)
     np.testing.assert_array_equal(found.label_map.data, expected)
     assert found.volumes_ml["liver"] == pytest.approx(np.sum(expected == 1) * 3 / 1000, rel=1e-6)  # 1 x 1.5 x 2 mm
-    assert set(found.seconds) == {"read", "preprocess", "network", "blend_and_restore"}
+    assert set(found.seconds) == {"read", "preprocess", "network", "blend_and_restore", "postprocess"}
     assert [path.name for path in scan.parent.iterdir()] == ["liver_7.nii.gz"]
     np.testing.assert_array_equal(segmenter(str(scan)).label_map.data, expected)
     np.testing.assert_array_equal(np.asarray(found.image().dataobj), expected)
