@@ -24,9 +24,10 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds and MiB of one process over ``cases`` scans."""
+    """Seconds and MiB of one process over ``cases`` scans; ``cpu`` are its seconds of computing."""
 
     cases: int
+    cpu: float
     whole: float
     start: float
     network: float
@@ -62,7 +63,7 @@ def measured(place: Path, model: Path, scans: list[Path], cases: int, threads: i
     process.returncode = 0
     results = json.loads((output / "results.json").read_text())
     network = sum(case["seconds"]["network"] for case in results["cases"])
-    return Row(cases, whole, start, network, usage.ru_maxrss / 1024)
+    return Row(cases, usage.ru_utime + usage.ru_stime, whole, start, network, usage.ru_maxrss / 1024)
 
 
 def hippocampus_model(folder: Path) -> Path:
@@ -96,15 +97,16 @@ def main() -> None:
         model = options.model or hippocampus_model(place / "model")
         rows = [measured(place, model, scans, cases, options.threads) for cases in options.cases]
     print(f"{options.threads} thread(s), {len(scans)} different scans, load {os.getloadavg()[0]:.1f}\n")
-    print("| cases | whole s | start s | network s | whole / network | without start | beyond, ms a case | peak MiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| cases | whole s | CPU s | start s | network s | whole / network | without start | beyond, ms a case | peak MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         after = row.whole - row.start
         beyond = 1000 * (after - row.network) / row.cases
-        print(
-            f"| {row.cases} | {row.whole:.1f} | {row.start:.1f} | {row.network:.1f} | {row.whole / row.network:.3f} | "
-            f"{after / row.network:.3f} | {beyond:.0f} | {row.peak_mib:.0f} |"
-        )
+        ratios = f"{row.whole / row.network:.3f} | {after / row.network:.3f}"
+        seconds = f"{row.whole:.1f} | {row.cpu:.1f} | {row.start:.1f} | {row.network:.1f}"
+        print(f"| {row.cases} | {seconds} | {ratios} | {beyond:.0f} | {row.peak_mib:.0f} |")
 
 
 if __name__ == "__main__":

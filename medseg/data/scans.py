@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from medseg.core.case import IMAGE_SUFFIXES, case_id, has_image_suffix, strip_image_suffix
 from medseg.core.errors import ConfigError, DataError
-from medseg.data.layouts.table import Row, read_table
 from medseg.io.dicom_files import cannot_read, has_dicom_mark, looks_like_bare_dataset
 from medseg.io.source import shown
+
+if TYPE_CHECKING:
+    from medseg.data.layouts.table import Row
 
 _NAME_COLUMNS = ("case", "id")
 _CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -41,7 +44,7 @@ class Found:
     """What stands where the user pointed: ``scans`` by name and path, table ``rows``, and ``notes`` on what was left out."""
 
     scans: tuple[tuple[str, Path], ...] = ()
-    rows: tuple[tuple[Path, Row], ...] = ()
+    rows: "tuple[tuple[Path, Row], ...]" = ()
     notes: tuple[str, ...] = ()
 
 
@@ -74,7 +77,7 @@ def find_scans(given: Sequence[Path], *, output: Path) -> Found:
     notes: list[str] = []
     for one in given:
         if is_table(one):
-            rows += [(one, row) for row in read_table(one, (), (*_NAME_COLUMNS, "image"), prefix="image_")]
+            rows += _rows(one)
         elif is_pattern(one):
             scans += _matching(one, output, notes)
         elif _is_folder(one) and not _is_one(one):
@@ -86,6 +89,12 @@ def find_scans(given: Sequence[Path], *, output: Path) -> Found:
         where = ", ".join(shown(one) for one in given)
         raise DataError(f"{where}: no scans found: no image file and no DICOM folder is there{_because(notes)}")
     return Found(tuple(scans), tuple(rows), tuple(notes))
+
+
+def _rows(table: Path) -> "list[tuple[Path, Row]]":
+    from medseg.data.layouts.table import read_table  # and with it all layouts, which a scan alone does not need
+
+    return [(table, row) for row in read_table(table, (), (*_NAME_COLUMNS, "image"), prefix="image_")]
 
 
 def as_cases(found: Found, channels: Sequence[str]) -> list[Scans]:
@@ -249,7 +258,7 @@ def _of_parts(case: str, files: dict[int, Path], channels: int) -> Scans:
     return Scans(case, ordered, f"{shown(ordered[0])}: channel {PurePosixPath(case).name}_{odd[0]:04d} {what}")
 
 
-def _from_row(table: Path, row: Row, channels: Sequence[str]) -> Scans:
+def _from_row(table: Path, row: "Row", channels: Sequence[str]) -> Scans:
     cells, where = row.cells, f"{shown(table)}, line {row.line}"
     columns = next(
         (

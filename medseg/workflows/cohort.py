@@ -110,17 +110,22 @@ def cohort(
         except (Stopped, KeyboardInterrupt) as error:
             raise _interrupted(stop, error, output) from None
         finally:
-            content = write_results(output, records, orders, job, common)
+            content = write_results(output, records, orders, job, _settings(job, common))
     return CohortResult(output, records, again, content)
 
 
-def _identity(job: Job, common: Common) -> dict[str, Any]:
-    """What two runs into one folder must have in common: the model by its hash, and all that changes results."""
-    settings = {key: value for key, value in job.segmenter.settings.as_json().items() if key not in _COSTS}
+def _settings(job: Job, common: Common) -> dict[str, Any]:
+    """All that decides results beside scans and model, as JSON."""
     read = {"series": common.options.series, "on_gap": common.options.on_gap}
+    return job.segmenter.settings.as_json() | read | {"outputs": sorted(common.also)}
+
+
+def _identity(job: Job, common: Common) -> dict[str, Any]:
+    """What two runs into one folder must have in common: the model by its hash, and the settings but for time and memory."""
+    settings = {key: value for key, value in _settings(job, common).items() if key not in _COSTS}
     return {
         "model": {"name": job.segmenter.model.card.name, "sha256": job.segmenter.model.sha256},
-        "settings": settings | read | {"outputs": sorted(common.also)},
+        "settings": settings,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.core.files import json_bytes, write_together
 from medseg.core.provenance import provenance
-from medseg.workflows.cohort_case import Common, Order, Record, not_done
+from medseg.workflows.cohort_case import Order, Record, not_done
 from medseg.workflows.infer_case import Job
 
 CSV, JSON = "results.csv", "results.json"
@@ -16,7 +16,7 @@ STAGES = ("read", "preprocess", "network", "blend_and_restore", "write")
 
 
 def write_results(
-    folder: Path, records: Mapping[str, Record], orders: Sequence[Order], job: Job, common: Common
+    folder: Path, records: Mapping[str, Record], orders: Sequence[Order], job: Job, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write both files, and return what results.json holds. A case without a record is ``pending``."""
     pending = [not_done(order, "pending", None) for order in orders if order.name not in records]
@@ -24,7 +24,8 @@ def write_results(
     model = job.segmenter.model
     content = {
         "model": {"name": model.card.name, "sha256": model.sha256, "folder": str(model.folder)},
-        "settings": {key: value for key, value in common.as_json().items() if key not in ("model", "output")},
+        "settings": settings,
+        "device": str(job.segmenter.device),
         "counts": {state: sum(c["status"] == state for c in cases) for state in ("done", "failed", "pending")},
         "cases": cases,
         "provenance": provenance(),

@@ -22,6 +22,8 @@ from medseg.workflows.cohort_case import Common, Order, run_one
 from medseg.workflows.infer import infer
 from tests.models.tiny_model import texture, tiny_model, tiny_plan, write_scan
 
+STEPS = {"liver": (Component(name="largest_component"),)}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -143,6 +145,10 @@ def test_another_model_or_other_settings_are_refused_naming_both(run, model, tmp
         run(settings=InferenceOptions(overlap=0.25))
     with pytest.raises(OutputError, match=r'outputs=\[\], but now it is settings outputs=\["stats"\]'):
         run(also=["stats"])
+    with pytest.raises(
+        OutputError, match=r'postprocess={}, but now it is settings postprocess={"liver": .*largest_comp'
+    ):
+        run(settings=InferenceOptions(postprocess=STEPS))
     assert run().again == 3
     assert run(model=other, force=True).again == 0
     assert made(run.told) == ["a", "b", "deep/a"]
@@ -256,8 +262,7 @@ def test_channel_files_of_a_case_are_one_and_a_lone_one_fails(tmp_path):
 
 def test_an_order_and_its_record_are_json_and_do_what_the_cohort_does(run, model, scans, tmp_path):
     run()
-    steps = {"liver": (Component(name="largest_component", options={"count": 2}),)}
-    common = Common(str(model), str(tmp_path / "far"), "cpu", settings=InferenceOptions(mirror=(1,), postprocess=steps))
+    common = Common(str(model), str(tmp_path / "far"), "cpu", settings=InferenceOptions(mirror=(1,), postprocess=STEPS))
     assert Common.from_json(json.loads(json.dumps(common.as_json()))) == common
     common = Common(str(model), str(tmp_path / "far"), "cpu")
     order = Order("a", (str(scans / "a.nii.gz"),), str(tmp_path / "far" / "a_seg.nii.gz"))
