@@ -69,6 +69,7 @@ MAY_WRITE = {
     "core.files": "the one that writes",
     "io.archive": "unpacks into a private temporary folder, gone before its block ends",
     "io.model_archive": "packs and unpacks into the temporary files that core.files gives it",
+    "io.nifti_parts": "writes into the temporary file that core.files gives it",
     "io.download": "appends to a .part file, which no name but that of a model folder ever becomes",
     "io.child": "sends decoded pixels through the pipe to its parent",
     "core.journal": "SQLite writes the journal itself, in a way that a kill cannot break",

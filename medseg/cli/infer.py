@@ -107,6 +107,12 @@ def infer(
         str | None,
         typer.Option("--cluster", help="Many scans on Dask workers: local:N, tcp://HOST:PORT or FILE.yaml."),
     ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also a probability map of each label, in probabilities/.")
+    ] = False,
+    save_entropy: Annotated[
+        bool, typer.Option("--save-entropy", help="Also how uncertain each voxel is (0 to 1), in entropy/.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -129,7 +135,7 @@ def infer(
         **{"stats": stats, "colour-tables": colour_tables},
         **{"palette-png": palette_png, "rtstruct": rtstruct},
         f"mesh-{mesh}{'-lps' if mesh_space == 'lps' else ''}": mesh is not None,
-        "bids": bids,
+        **{"bids": bids, "probabilities": save_probabilities, "entropy": save_entropy},
     }
     many = not channels and series is None and any(is_many(scan) for scan in scans)
     if many and output is None:

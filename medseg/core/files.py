@@ -16,10 +16,12 @@ from typing import Any
 from medseg.core.errors import DiskFullError, MedsegError, OutputError, ResourceError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+Content = bytes | Callable[[Path], None]
+"""The bytes of a file, or a function that writes them to the temporary path it is given."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp", re.DOTALL)
 
 
-def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
+def write_durable(path: Path, content: Content) -> str:
     """Write ``content`` to ``path`` so that the name holds either the old file or the whole new one; return its sha256.
 
     ``content`` is the bytes, or a function that writes them to the temporary path it is given. Raises
@@ -30,7 +32,7 @@ def write_durable(path: Path, content: bytes | Callable[[Path], None]) -> str:
     return digest
 
 
-def write_together(contents: Mapping[Path, bytes]) -> dict[Path, str]:
+def write_together(contents: Mapping[Path, Content]) -> dict[Path, str]:
     """``write_durable`` for files that belong together: none takes its name before all lie on the disk whole.
 
     Returns the sha256 of each. What a killed process left of the same files is cleared away.
@@ -47,7 +49,7 @@ def write_together(contents: Mapping[Path, bytes]) -> dict[Path, str]:
 
 
 @contextmanager
-def _written(path: Path, content: bytes | Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
+def _written(path: Path, content: Content) -> Iterator[tuple[Path, str]]:
     """``content`` under a temporary name beside ``path``, on the disk and verified, with its sha256; it vanishes after."""
     temporary = _temporary(path)
     try:

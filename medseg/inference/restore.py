@@ -75,6 +75,7 @@ def restore(
     dtype: npt.DTypeLike,
     decide: Decide = largest,
     orders: Triple = (1, 1, 1),
+    into: npt.NDArray[np.unsignedinteger] | None = None,
 ) -> npt.NDArray[np.unsignedinteger]:
     """The channel that ``decide`` finds for each voxel of ``target`` (I, J, K), in ``dtype``.
 
@@ -82,15 +83,16 @@ def restore(
     once the next is asked for. Logits are interpolated over the same field of view, along each axis by its one of
     ``orders``: 1 linear, 0 nearest. An interpolated logit lies between the smallest and the largest around it, so that in
     most tiles few outputs can win and only those are interpolated; the result is that of interpolating all of them.
+    ``into``: the array of zeros to fill; what a slab decides stands in it before the next slab is asked for.
     """
-    result = np.zeros(target, np.dtype(dtype))
+    result = np.zeros(target, np.dtype(dtype)) if into is None else into
     out = np.moveaxis(result, axis, 0)
     along, *across = (
         Axis(MATRICES[orders[a]](source[a], target[a])) for a in (axis, *(a for a in range(3) if a != axis))
     )
     rows, columns = (a.pieces(0, len(a.matrix), SIDE) for a in across)
     same_grid = source == target
-    held = _Planes()
+    held = Planes()
     emitted = 0
     for slab in slabs:
         held.append(slab)
@@ -110,7 +112,7 @@ def restore(
     return result
 
 
-class _Planes:
+class Planes:
     """The slab (K, n, A, B) that came last, which begins with plane ``start``, and a copy of what is needed before it."""
 
     def __init__(self) -> None:
@@ -153,7 +155,7 @@ def _tiles(
             else:
                 inside = block[:, :, row.source, column.source]
                 chosen = inside if len(outputs) == len(block) else inside[outputs]
-                yield where, decide(iter(_interpolated(chosen.float(), along, row, column).numpy()), outputs)
+                yield where, decide(iter(interpolated(chosen.float(), along, row, column).numpy()), outputs)
 
 
 def _extremes(block: Tensor, rows: list[Piece], columns: list[Piece], reduce: Callable[..., Tensor]) -> Array:
@@ -163,7 +165,7 @@ def _extremes(block: Tensor, rows: list[Piece], columns: list[Piece], reduce: Ca
     return torch.stack([reduce(by_row[:, :, p.source], 2) for p in columns], dim=2).float().numpy()
 
 
-def _interpolated(logits: Tensor, along: Piece, row: Piece, column: Piece) -> Tensor:
+def interpolated(logits: Tensor, along: Piece, row: Piece, column: Piece) -> Tensor:
     """``logits`` (M, n, a, b) at the target's voxels (M, n', a', b')."""
     m, n, a, b = logits.shape
     if along.shares is not None:

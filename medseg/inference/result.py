@@ -9,6 +9,7 @@ from typing import Any
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.inference.postprocess import Change
+from medseg.io.recorded import Recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class SegmenterResult:
     windows: int
     back: Callable[[LabelMap], Any]
     postprocessed: dict[str, Change] = field(default_factory=dict)
+    recorded: Recorded | None = None
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).

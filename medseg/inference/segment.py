@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from medseg.core.geometry import order_to, upright
@@ -16,9 +18,11 @@ from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
+from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, slab_axis, stream_logits
+from medseg.io.recorded import Recorded
 
 USUAL = InferenceSettings()
 BORDER: dict[Outputs, float] = {"logits": 0.0, "probabilities": 0.5}
@@ -47,6 +51,7 @@ def segment(
     *,
     settings: InferenceSettings = USUAL,
     outputs: Outputs = "logits",
+    record: Recorded | None = None,
     progress: Progress = silent,
 ) -> Segmented:
     """Segment ``volume`` (C, I, J, K) with the plan's windows and Gaussian blend; regions write in their order.
@@ -55,7 +60,7 @@ def segment(
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
-    windows at a time only.
+    windows at a time only; ``record`` keeps on the disk what they say.
     """
     labels = plan.structure_labels
     clock = [time.perf_counter()]
@@ -97,21 +102,33 @@ def segment(
         batch=settings.batch,
         progress=counted,
     )
-    channels = restore(
+    channels = np.zeros(frame.geometry.shape, labels.channel_dtype)
+    orders = restore_orders(frame.geometry.spacing_mm, plan)
+    if record is not None:
+        slabs = recorded_slabs(
+            slabs, record, channels=channels, source=source, axis=axis, orders=orders, labels=labels, outputs=outputs
+        )
+    restore(
         slabs,
         source=source,
         target=frame.geometry.shape,
         axis=axis,
-        orders=restore_orders(frame.geometry.spacing_mm, plan),
+        orders=orders,
         dtype=labels.channel_dtype,
+        into=channels,
         decide=regions_in_order(labels.region_writes, above=BORDER[outputs]) if labels.regions else largest,
     )
-    if channels.shape != grid.shape:
-        whole = np.zeros(grid.shape, channels.dtype)  # what was cropped is background
-        whole[box] = channels
-        channels = whole
-    found = label_map_onto(LabelMap(labels.to_values(channels), grid), stored)
-    values = np.ascontiguousarray(order.inverse.array(found.data))
+
+    def on_the_scan(data: npt.NDArray[Any], outside: int = 0) -> npt.NDArray[Any]:
+        if data.shape != grid.shape:
+            whole = np.full(grid.shape, outside, data.dtype)  # what was cropped is background
+            whole[box] = data
+            data = whole
+        return np.ascontiguousarray(order.inverse.array(label_map_onto(LabelMap(data, grid), stored).data))
+
+    values = on_the_scan(labels.to_values(channels))
+    if record is not None:
+        record.place(on_the_scan, volume.geometry)
     clock.append(time.perf_counter())
     label_map, changes = postprocess(LabelMap(values, volume.geometry, labels), settings.postprocess, labels)
     seconds = {

@@ -24,6 +24,7 @@ from medseg.inference.result import SegmenterResult, coloured
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
 from medseg.io.given import given_scan
 from medseg.io.reading import open_scan
+from medseg.io.recorded import Recorded
 from medseg.io.scan import MAX_VOXELS, ReadOptions, Scan
 from medseg.io.source import shown
 
@@ -149,13 +150,24 @@ class Segmenter:
                 raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {name} is 3D; give a 3D scan")
             yield scan
 
-    def segment(self, volume: Volume, name: str, progress: Progress = silent) -> SegmenterResult:
-        """Segment a ``volume`` that messages call ``name``. Raises DataError for the scan, ModelError for the network."""
+    def segment(
+        self, volume: Volume, name: str, progress: Progress = silent, record: Recorded | None = None
+    ) -> SegmenterResult:
+        """Segment a ``volume`` that messages call ``name``; ``record`` keeps the probabilities.
+
+        Raises DataError for the scan, ModelError for the network.
+        """
         from medseg.inference.segment import segment
 
         try:
             found = segment(
-                volume, self.plan, self.predict, settings=self.settings, outputs=self.outputs, progress=progress
+                volume,
+                self.plan,
+                self.predict,
+                settings=self.settings,
+                outputs=self.outputs,
+                record=record,
+                progress=progress,
             )
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
@@ -182,6 +194,7 @@ class Segmenter:
             found.windows,
             _nibabel_label_image,
             found.postprocessed,
+            record,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:

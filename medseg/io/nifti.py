@@ -27,7 +27,7 @@ from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, Stream, foreign
 from medseg.io.stored import Stored
 
 _SCANNER = 1  # the code of coordinates in the scanner's space
-_GZIP_LEVEL = 1
+GZIP_LEVEL = 1
 _LABEL_INTENT = 1002
 _BLOCK_VOXELS = 2**22
 
@@ -99,7 +99,7 @@ def label_header(name: str, label_map: LabelMap) -> nib.Nifti1Header:
     if data.dtype.kind not in "iub" or low < 0 or high > 65535:
         raise DataError(f"{name}: a label map holds integers from 0 to 65535, got {data.dtype} {low} to {high}")
     largest = max(high, *label_map.labels.values) if label_map.labels else high
-    header = _new_header(label_map.geometry, np.dtype(np.uint8 if largest < 256 else np.uint16), 1)
+    header = new_header(label_map.geometry, np.dtype(np.uint8 if largest < 256 else np.uint16), 1)
     header.set_intent("label")
     if label_map.labels:
         header.extensions.append(nib.nifti1.Nifti1Extension(ECODE, table_to_xml(label_map.labels)))
@@ -123,13 +123,13 @@ def volume_files(path: Path, data: npt.NDArray[Any], geometry: Geometry) -> dict
     fields["magic"] = b"ni1" if header.sizeof_hdr == HEADER_SIZES[0] else b"ni2"
     fields["vox_offset"] = 0
     voxels = BytesIO()
-    _encode_voxels(voxels, header.get_data_dtype(), data)
+    encode_voxels(voxels, header.get_data_dtype(), data)
     return {path.with_suffix(".hdr"): fields.tobytes() + bytes(4), path.with_suffix(".img"): voxels.getvalue()}
 
 
 def _volume_header(data: npt.NDArray[Any], geometry: Geometry) -> nib.Nifti1Header:
     kept: dict[Any, type] = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}
-    return _new_header(geometry, np.dtype(kept.get(data.dtype, data.dtype)), len(data))
+    return new_header(geometry, np.dtype(kept.get(data.dtype, data.dtype)), len(data))
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -191,7 +191,7 @@ def _read_voxels(stream: Stream, header: NiftiHeader) -> npt.NDArray[Any]:
     return on_disk.transpose(0, 3, 2, 1)
 
 
-def _new_header(geometry: Geometry, dtype: np.dtype[Any], channels: int) -> nib.Nifti1Header:
+def new_header(geometry: Geometry, dtype: np.dtype[Any], channels: int) -> nib.Nifti1Header:
     """A NIfTI-1 header; NIfTI-2 where a size or the affine does not fit its 16-bit sizes and 32-bit floats."""
     rounded = Geometry(geometry.shape, geometry.affine.astype(np.float32).astype(np.float64))
     fits = max(*geometry.shape, channels) < 2**15 and rounded.corner_shift(geometry) < SAME_GRID_TOLERANCE / 5
@@ -214,7 +214,7 @@ def _encoded(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> by
         raise ConfigError(f"{shown(path)}: unknown suffix for a NIfTI file; name it .nii.gz or .nii")
     content = BytesIO()
     if lower.endswith(".gz"):
-        with igzip.IGzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=content, mtime=0) as packed:
+        with igzip.IGzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=content, mtime=0) as packed:
             _encode(packed, header, data)
     else:
         _encode(content, header, data)
@@ -224,10 +224,10 @@ def _encoded(path: Path, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> by
 def _encode(file: Any, header: nib.Nifti1Header, data: npt.NDArray[Any]) -> None:
     """Header, extensions and ``data`` (C, I, J, K), i fastest, some slices at a time."""
     header.write_to(file)
-    _encode_voxels(file, header.get_data_dtype(), data)
+    encode_voxels(file, header.get_data_dtype(), data)
 
 
-def _encode_voxels(file: Any, dtype: np.dtype[Any], data: npt.NDArray[Any]) -> None:
+def encode_voxels(file: Any, dtype: np.dtype[Any], data: npt.NDArray[Any]) -> None:
     step = max(1, _BLOCK_VOXELS // (data.shape[1] * data.shape[2]))
     for channel in data:
         for start in range(0, channel.shape[2], step):

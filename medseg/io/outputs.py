@@ -11,7 +11,8 @@ from medseg.io.colour_tables import colour_table_paths, colour_tables
 from medseg.io.dicom_seg import check_dicom, dicom_seg, dicom_seg_paths, dicom_seg_remarks
 from medseg.io.mesh import mesh_writers
 from medseg.io.nifti import label_map_bytes
-from medseg.io.palette_png import PALETTE_PNG
+from medseg.io.palette_png import PALETTE_PNG, palette_png_files
+from medseg.io.recorded import ENTROPY, PROBABILITIES
 from medseg.io.rtstruct import RTSTRUCT
 from medseg.io.seg_nrrd import check_upright, seg_nrrd, seg_nrrd_paths
 from medseg.io.segmentation import Segmentation, Writer
@@ -30,13 +31,15 @@ WRITERS: dict[str, Writer] = {
     "rtstruct": RTSTRUCT,
     **mesh_writers(),
     "bids": BIDS,
+    "probabilities": PROBABILITIES,
+    "entropy": ENTROPY,
 }
 
 
 def label_map_file(target: Path, segmentation: Segmentation) -> bytes:
     """The content of the label map itself: a palette PNG where ``target`` says so, else NIfTI."""
     if target.name.lower().endswith(".png"):
-        (content,) = PALETTE_PNG.contents(segmentation).values()
+        (content,) = palette_png_files(segmentation).values()
         return content
     return label_map_bytes(target, segmentation.label_map)
 

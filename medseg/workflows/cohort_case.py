@@ -135,7 +135,7 @@ def _read(job: Job, order: Order) -> Opened | Record:
 
 def _segmented(job: Job, order: Order, opened: Opened, progress: Progress) -> SegmenterResult | Record:
     try:
-        return job.segment(opened, progress)
+        return job.segment(opened, progress, Path(order.target))
     except Exception as error:
         return failed(order, error)
 

@@ -19,6 +19,7 @@ from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter
 from medseg.inference.settings import InferenceOptions
 from medseg.io.outputs import Segmentation, Writer, label_map_file, writers_of
+from medseg.io.recorded import Recorded
 from medseg.io.scan import ReadOptions, Scan
 from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of
@@ -104,7 +105,7 @@ class Job:
     def run(self, channels: Channels, target: Path, progress: Progress) -> InferResult:
         """Read, segment, write: label map, manifest and what else was asked for take their names together."""
         opened = self.read(channels)
-        return self.write(opened, self.segment(opened, progress), target)
+        return self.write(opened, self.segment(opened, progress, target), target)
 
     def read(self, channels: Channels) -> Opened:
         """The scan, checked for the model and the writers, with its hash. Raises DataError and ResourceError."""
@@ -119,17 +120,26 @@ class Job:
             sources = [{"path": str(path), "sha256": hash_of(path)} for path in channels]
             return Opened(channels, scan, sources, time.perf_counter() - clock, stack.pop_all())
 
-    def segment(self, opened: Opened, progress: Progress) -> SegmenterResult:
-        """The label map of the scan. Raises DataError, ModelError and ResourceError; ``opened`` is then closed."""
+    def segment(self, opened: Opened, progress: Progress, target: Path) -> SegmenterResult:
+        """The label map of the scan. Raises DataError, ModelError and ResourceError; ``opened`` is then closed.
+
+        Probabilities that are to be written beside ``target`` wait on its disk until ``opened`` is closed.
+        """
         name = shown(opened.channels[0])
+        probabilities, entropy = (kind in self.writers for kind in ("probabilities", "entropy"))
         with opened.closed_by_failure(), self.segmenter.enough_memory(name):
-            return self.segmenter.segment(opened.scan.volume, name, progress)
+            record = None
+            if probabilities or entropy:
+                record = Recorded(target.parent, probabilities=probabilities, entropy=entropy)
+                opened.stack.enter_context(record)
+            return self.segmenter.segment(opened.scan.volume, name, progress, record)
 
     def write(self, opened: Opened, found: SegmenterResult, target: Path) -> InferResult:
         """Write all files of the case, which take their names together, and close ``opened``."""
         clock, model = time.perf_counter(), self.segmenter.model
         with opened.stack, self.segmenter.enough_memory(shown(opened.channels[0])):
-            result = Segmentation(found.label_map, self.labels, opened.scan, place_of(target), model.card.name)
+            place = place_of(target)
+            result = Segmentation(found.label_map, self.labels, opened.scan, place, model.card.name, found.recorded)
             content = label_map_file(target, result)
             others = {name: dict(writer.contents(result)) for name, writer in self.writers.items()}
             seconds = {"read": opened.seconds} | found.seconds | {"write": time.perf_counter() - clock}
@@ -144,6 +154,7 @@ class Job:
                     "labels": model.card.labels,
                 },
                 "outputs": {name: sorted(map(str, files)) for name, files in others.items()},
+                **({"probabilities": found.recorded.described()} if found.recorded else {}),
                 "model": {
                     "folder": str(model.folder),
                     "name": model.card.name,

@@ -188,11 +188,11 @@ def test_what_concerns_all_is_told_before_any_work(run, scans, tmp_path):
 def test_a_case_that_the_memory_or_a_bug_ends_is_reported_and_the_next_goes_on(run, monkeypatch, failure):
     real = infer_case.Job.segment
 
-    def segment(self, opened, progress):
+    def segment(self, opened, progress, target):
         if opened.channels[0].name == "b.nii":
             with self.segmenter.enough_memory(str(opened.channels[0])):
                 raise failure
-        return real(self, opened, progress)
+        return real(self, opened, progress, target)
 
     monkeypatch.setattr(infer_case.Job, "segment", segment)
     found = run()
