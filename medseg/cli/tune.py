@@ -61,6 +61,9 @@ def tune(
             [name, f"{preset.overlap:g}", mirror, f"{preset.mean_dice:.4f}", each, f"{preset.seconds_per_scan:.3g}"]
         )
     print_text_table(["preset", "overlap", "mirror", "mean Dice", "by structure", "s a scan"], rows)
+    if found.bf16_dice_loss is not None:
+        lost = found.bf16_dice_loss
+        print(f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}; all figures: {found.precision}")
     steps = next(iter(found.presets.values())).postprocess
     for structure, kept in steps.items():
         print(

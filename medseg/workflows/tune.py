@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ STEPS: tuple[Steps, ...] = (
 class Tuned:
     """What was written: ``presets`` by name, the ``candidates`` they were chosen from, and post-processing by structure.
 
-    ``gains``: what the post-processing of each structure that has one adds to its mean Dice.
+    ``gains``: what the post-processing of each structure that has one adds to its mean Dice. ``precision``: that of all
+    figures; on a CPU that has arithmetic for it, bf16 where the ``bf16_dice_loss`` measured first is small enough.
     """
 
     model: Path
@@ -47,6 +48,8 @@ class Tuned:
     gains: dict[str, float]
     cases: int
     remarks: tuple[str, ...]
+    precision: str
+    bf16_dice_loss: Any
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
@@ -64,6 +67,8 @@ class Tuned:
                 for c in self.candidates
             ],
             "postprocess_gains": self.gains,
+            "precision": self.precision,
+            "bf16_dice_loss": None if self.bf16_dice_loss is None else self.bf16_dice_loss.model_dump(mode="json"),
             "presets": {name: preset.model_dump(mode="json") for name, preset in self.presets.items()},
         }
 
@@ -89,7 +94,8 @@ def tune(
     Raises ModelError for the model, DataError where there are no cases that it has not seen, ConfigError, ResourceError.
     """
     from medseg.inference.backends import start
-    from medseg.inference.device import choose_device, enough_memory, machine
+    from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
+    from medseg.inference.precision import LARGEST_DICE_LOSS, bf16_dice_loss
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
 
@@ -109,11 +115,27 @@ def tune(
         say(f"warning: {remark}")
     mirrors = [(), plan.mirror_axes] if plan.mirror_axes else [()]
     ways = [(overlap, mirror) for mirror in mirrors for overlap in OVERLAPS]
+    names, base = loaded.labels.names, 0
     with enough_memory(chosen):
-        running = start(loaded, chosen, say=say)
-        runs = _measured(loaded, running.predicts, found, ways, progress)
-    names = loaded.labels.names
-    base = ways.index((0.5, ()))
+        running = start(loaded, chosen, precision="auto" if chosen.type == "cuda" else "f32", say=say)
+        runs = _measured(loaded, running.predicts, found, ways[:1], progress)
+        loss = None
+        if chosen.type == "cpu" and bf16_pays(chosen):
+            short = start(loaded, chosen, backend=running.backend, precision="bf16", say=say)
+            in_bf16 = _measured(loaded, short.predicts, found, ways[:1], progress)
+            exact, rounded = (
+                [_by_name(row, names) for row in _dice(r, 0, (), names, loaded.labels)] for r in (runs, in_bf16)
+            )
+            first = running.predicts[0]
+            loss = bf16_dice_loss(
+                first, short.predicts[0], backend=running.backend, dice=lambda one: exact if one is first else rounded
+            )
+            if loss is not None and loss.largest <= LARGEST_DICE_LOSS:
+                running, runs = short, in_bf16
+        others = _measured(loaded, running.predicts, found, ways[1:], progress)
+    runs = [
+        replace(a, found=a.found + b.found, seconds=a.seconds + b.seconds) for a, b in zip(runs, others, strict=True)
+    ]
     plain = _dice(runs, base, (), names, loaded.labels)
     after = [(steps, _dice(runs, base, steps, names, loaded.labels)) for steps in STEPS]
     kept = chosen_steps(plain, after, names)
@@ -134,9 +156,9 @@ def tune(
         measured_on=found.described,
         machine=f"{machine(chosen)}, {running.backend} {running.precision}",
     )
-    _write(folder, presets)
+    _write(folder, presets, loss)
     gains = {name: gain for name, (_, gain) in kept.items()}
-    return Tuned(folder, presets, candidates, gains, len(found.cases), found.remarks)
+    return Tuned(folder, presets, candidates, gains, len(found.cases), found.remarks, running.precision, loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +186,10 @@ class _Run:
     reference: _Packed
     found: tuple[_Packed, ...]
     seconds: tuple[float, ...]
+
+
+def _by_name(row: Any, names: Sequence[str]) -> dict[str, float]:
+    return dict(zip(names, map(float, row), strict=True))
 
 
 def _spread(found: TuneCases, most: int | None) -> TuneCases:
@@ -228,11 +254,12 @@ def _dice(runs: Sequence[_Run], way: int, steps: Any, names: Sequence[str], labe
     return found
 
 
-def _write(folder: Path, presets: dict[str, Any]) -> None:
-    """Put the presets into model.json, whole or not at all; everything else in it stays as it is."""
+def _write(folder: Path, presets: dict[str, Any], loss: Any) -> None:
+    """Put the presets, and the measured Dice loss of bf16, into model.json, whole or not at all; the rest of it stays."""
     file = folder / "model.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    content.setdefault("inference", {})["presets"] = {
-        name: preset.model_dump(mode="json") for name, preset in presets.items()
-    }
+    section = content.setdefault("inference", {})
+    section["presets"] = {name: preset.model_dump(mode="json") for name, preset in presets.items()}
+    if loss is not None:
+        section["bf16_dice_loss"] = loss.model_dump(mode="json")
     write_json(file, content)

@@ -6,11 +6,14 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from medseg.cli.app import run as command
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError
+from medseg.inference import device
+from medseg.inference.precision import LARGEST_DICE_LOSS
 from medseg.inference.settings import InferenceOptions
 from medseg.models.bundle import load_model
 from medseg.workflows.infer import infer
@@ -47,8 +50,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(run):
+    """The model folder before, and what tuning gave, in f32: that is what is computed again below."""
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    return before, tune(run, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "bf16_pays", lambda chosen: False)
+        return before, tune(run, device="cpu")
 
 
 def test_each_case_is_scored_by_the_fold_that_did_not_see_it(run, tuned, tmp_path):
@@ -141,6 +147,9 @@ def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_
     assert found.cases == 1
     assert "cannot be checked" in found.remarks[0]
     assert found.presets["fast"].dice["liver"].low is None
+    loss = load_model(model).card.inference.bf16_dice_loss
+    assert (loss is not None) == device.bf16_pays(torch.device("cpu"))
+    assert (found.precision == "bf16") == (loss is not None and loss.largest <= LARGEST_DICE_LOSS)
 
 
 LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
