@@ -1,34 +1,31 @@
 """In which floating-point type a network computes, and what the shorter one costs in Dice, measured model by model."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from medseg.core.errors import ConfigError, ResourceError
 from medseg.inference.device import bf16_pays
-from medseg.inference.stream import Predict
 from medseg.models.how_to_run import Bf16DiceLoss, HowToRun
 
 Precision = Literal["f32", "bf16", "fp16"]
-LARGEST_DICE_LOSS = 0.001
-"""The mean Dice that a structure may lose for bf16 to be chosen unasked."""
 
 
 def precision_for(asked: str, device: torch.device, backend: str, wishes: HowToRun) -> Precision:
     """What ``asked`` means there: ``auto`` is fp16 on a GPU and f32 on a CPU.
 
     On a CPU with arithmetic for it ``auto`` is bf16, where the model folder has measured on this backend that no structure
-    loses more than ``LARGEST_DICE_LOSS``. Raises ConfigError for an unknown word and for fp16 on a CPU, ResourceError for
+    loses more than a Dice of 0.001. Raises ConfigError for an unknown word and for fp16 on a CPU, ResourceError for
     bf16 on a device that does not have it.
     """
     if asked == "auto":
         if device.type == "cuda":
             return "fp16"
         loss = wishes.bf16_dice_loss
-        allowed = loss is not None and loss.backend == backend and loss.largest <= LARGEST_DICE_LOSS
+        allowed = loss is not None and loss.backend == backend and loss.chosen
         return "bf16" if allowed and bf16_pays(device) else "f32"
     for known in get_args(Precision):
         if asked == known:
@@ -43,29 +40,25 @@ def precision_for(asked: str, device: torch.device, backend: str, wishes: HowToR
     return precision
 
 
-DiceOfCases = Callable[[Predict], Sequence[Mapping[str, float]]]
-"""Segments the same cases with the ``Predict`` it is given: the Dice of each structure, case by case; NaN where undefined."""
-
-
-def bf16_dice_loss(f32: Predict, bf16: Predict, *, backend: str, dice: DiceOfCases) -> Bf16DiceLoss | None:
+def bf16_dice_loss(
+    f32: npt.NDArray[np.float64], bf16: npt.NDArray[np.float64], *, structures: Sequence[str], backend: str
+) -> Bf16DiceLoss | None:
     """Dice in f32 less Dice in bf16, for ``inference.bf16_dice_loss`` of a model folder; None where no Dice is defined.
 
-    A case counts for the structures whose Dice is defined in either; one that is lost altogether in bf16 counts as 0 there.
+    ``f32`` and ``bf16`` hold the Dice (cases, structures) of the same cases, NaN where it is undefined: in f32 such a value
+    does not count, and in bf16 alone it counts as 0. The mean is over the structures, each with the mean over its cases.
     """
-    lost: dict[str, list[float]] = {}
-    for exact, short in zip(dice(f32), dice(bf16), strict=True):
-        for structure, value in exact.items():
-            if not math.isnan(value):
-                other = short[structure]
-                lost.setdefault(structure, []).append(value - (0.0 if math.isnan(other) else other))
-    if not lost:
+    counts = ~np.isnan(f32)
+    known = counts.any(axis=0)
+    if not known.any():
         return None
-    means = {structure: float(np.mean(values)) for structure, values in lost.items()}
-    worst = max(means, key=means.__getitem__)
+    lost = np.where(counts, f32 - np.nan_to_num(bf16, nan=0.0), 0.0).sum(axis=0)
+    means = np.where(known, lost / np.maximum(counts.sum(axis=0), 1), -np.inf)
+    worst = int(np.argmax(means))
     return Bf16DiceLoss(
-        mean=float(np.mean(list(means.values()))),
-        largest=means[worst],
-        structure=worst,
-        cases=max(len(values) for values in lost.values()),
+        mean=float(means[known].mean()),
+        largest=float(means[worst]),
+        structure=structures[worst],
+        cases=int(counts.any(axis=1).sum()),
         backend=backend,
     )

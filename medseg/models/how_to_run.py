@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medseg.core.config_inference import Postprocess
 
+LARGEST_DICE_LOSS = 0.001
+"""The mean Dice that a structure may lose for bf16 to be taken unasked."""
+
 
 class Bf16DiceLoss(BaseModel):
     """Dice in f32 less Dice in bf16 on ``cases`` of the validation: its ``mean``, and the ``largest`` of one ``structure``."""
@@ -17,6 +20,11 @@ class Bf16DiceLoss(BaseModel):
     structure: str
     cases: Annotated[int, Field(ge=1)]
     backend: str
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is little enough for bf16 to be taken unasked."""
+        return self.largest <= LARGEST_DICE_LOSS
 
 
 class PresetDice(BaseModel):

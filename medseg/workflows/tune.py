@@ -95,7 +95,7 @@ def tune(
     """
     from medseg.inference.backends import start
     from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
-    from medseg.inference.precision import LARGEST_DICE_LOSS, bf16_dice_loss
+    from medseg.inference.precision import bf16_dice_loss
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
 
@@ -123,14 +123,9 @@ def tune(
         if chosen.type == "cpu" and bf16_pays(chosen):
             short = start(loaded, chosen, backend=running.backend, precision="bf16", say=say)
             in_bf16 = _measured(loaded, short.predicts, found, ways[:1], progress)
-            exact, rounded = (
-                [_by_name(row, names) for row in _dice(r, 0, (), names, loaded.labels)] for r in (runs, in_bf16)
-            )
-            first = running.predicts[0]
-            loss = bf16_dice_loss(
-                first, short.predicts[0], backend=running.backend, dice=lambda one: exact if one is first else rounded
-            )
-            if loss is not None and loss.largest <= LARGEST_DICE_LOSS:
+            exact, rounded = (_dice(some, 0, (), names, loaded.labels) for some in (runs, in_bf16))
+            loss = bf16_dice_loss(exact, rounded, structures=names, backend=running.backend)
+            if loss is not None and loss.chosen:
                 running, runs = short, in_bf16
         others = _measured(loaded, running.predicts, found, ways[1:], progress)
     runs = [
@@ -186,10 +181,6 @@ class _Run:
     reference: _Packed
     found: tuple[_Packed, ...]
     seconds: tuple[float, ...]
-
-
-def _by_name(row: Any, names: Sequence[str]) -> dict[str, float]:
-    return dict(zip(names, map(float, row), strict=True))
 
 
 def _spread(found: TuneCases, most: int | None) -> TuneCases:

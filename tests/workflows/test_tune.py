@@ -12,8 +12,7 @@ import yaml
 from medseg.cli.app import run as command
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError
-from medseg.inference import device
-from medseg.inference.precision import LARGEST_DICE_LOSS
+from medseg.inference import device, precision
 from medseg.inference.settings import InferenceOptions
 from medseg.models.bundle import load_model
 from medseg.workflows.infer import infer
@@ -53,7 +52,8 @@ def tuned(run):
     """The model folder before, and what tuning gave, in f32: that is what is computed again below."""
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "bf16_pays", lambda chosen: False)
+        for module in (device, precision):
+            patch.setattr(module, "bf16_pays", lambda chosen: False)
         return before, tune(run, device="cpu")
 
 
@@ -77,6 +77,33 @@ def test_each_case_is_scored_by_the_fold_that_did_not_see_it(run, tuned, tmp_pat
         assert chosen.dice[name].cases == 4
         assert chosen.dice[name].low <= chosen.dice[name].mean <= chosen.dice[name].high
     assert chosen.mean_dice == pytest.approx(np.mean([np.mean(v) for v in found.values()]), abs=2e-6)
+
+
+@pytest.mark.skipif(not device.bf16_pays(torch.device("cpu")), reason="no arithmetic for bf16 on this CPU")
+def test_what_bf16_loses_is_the_difference_of_dice_on_cases_that_the_fold_did_not_see(tmp_path):
+    run = made_run(tmp_path)
+    tune(run, device="cpu")
+    states, lost = tiny_states(PLAN, 2), {"liver": [], "tumour": []}
+    for fold, split in enumerate(SPLITS):
+        single = tiny_model(tmp_path / f"fold_{fold}", plan=PLAN, states={"fold_0": states[f"fold_{fold}"]})
+        for case in split["validation"]:
+            scan = run.parents[1] / "data" / "imagesTr" / f"{case}.nii.gz"
+            reference = np.asarray(nib.load(str(scan).replace("imagesTr", "labelsTr")).dataobj)
+            dice = {}
+            for kind in ("f32", "bf16"):
+                settings = InferenceOptions(0.5, (), precision=kind)
+                result = infer(scan, model=single, output=tmp_path, force=True, device="cpu", settings=settings)
+                for name, value in (("liver", 1), ("tumour", 2)):
+                    one, other = result.label_map.data == value, reference == value
+                    dice[name, kind] = 2 * (one & other).sum() / (one.sum() + other.sum())
+            for name, losses in lost.items():
+                losses.append(dice[name, "f32"] - dice[name, "bf16"])
+    found = load_model(run).card.inference.bf16_dice_loss
+    means = {name: np.mean(losses) for name, losses in lost.items()}
+    assert (found.cases, found.backend) == (4, "torch")
+    assert found.mean == pytest.approx(np.mean(list(means.values())), abs=1e-6)
+    assert found.largest == pytest.approx(max(means.values()), abs=1e-6)
+    assert any(value != 0 for losses in lost.values() for value in losses)
 
 
 def test_nothing_but_the_presets_changes_in_the_model_folder(run, tuned):
@@ -149,7 +176,7 @@ def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_
     assert found.presets["fast"].dice["liver"].low is None
     loss = load_model(model).card.inference.bf16_dice_loss
     assert (loss is not None) == device.bf16_pays(torch.device("cpu"))
-    assert (found.precision == "bf16") == (loss is not None and loss.largest <= LARGEST_DICE_LOSS)
+    assert (found.precision == "bf16") == (loss is not None and loss.chosen)
 
 
 LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
