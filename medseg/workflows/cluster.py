@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.cluster_spec import ClusterSpec, QueueSpec
-from medseg.core.errors import MedsegError, ResourceError
+from medseg.core.errors import ConfigError, MedsegError, ResourceError
 from medseg.core.files import is_there, write_durable
 from medseg.core.interrupt import StopFlag
 from medseg.core.progress import Progress
@@ -82,6 +82,7 @@ class _Dispatch:
     patience: float | None
     idle: set[str] = field(default_factory=set)
     busy: dict[str, tuple[Any, Order | None]] = field(default_factory=dict)  # None: it prepares
+    agreed: dict[str, Any] = field(default_factory=dict)  # the first worker's settings
     deaths: Counter[str] = field(default_factory=Counter)
     answers: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
 
@@ -145,11 +146,23 @@ class _Dispatch:
             raise error_of(answer)
         del self.busy[at]
         self.idle.add(at)
-        if order is not None:
+        if order is None:
+            self._agree(answer)
+        else:
             record = answer["record"]
             if NOT_SEEN in (record["error"] or "") and not all(is_there(Path(file)) for file in order.files):
                 record = run_one(self.common, self.job, order)  # it is not here either: say so in the usual words
             self.done(record)
+
+    def _agree(self, answer: dict[str, Any]) -> None:
+        """Raise ConfigError where a worker would run the model in another way than the first one."""
+        self.agreed = self.agreed or answer
+        for name, value in answer["settings"].items():
+            if value != (first := self.agreed["settings"][name]):
+                raise ConfigError(
+                    f"--cluster: {name} is {first!r} on {self.agreed['ready']}, but {value!r} on {answer['ready']}: the results "
+                    f"would differ; name it (such as --{name} {first})"
+                )
 
     def _broken(self, at: str, future: Any) -> None:
         from distributed.client import FutureCancelledError

@@ -19,6 +19,10 @@ from medseg.workflows.cohort_case import Common, Order, failed, run_one
 from medseg.workflows.infer_case import Job
 
 NOT_SEEN = "not found on the worker"
+MACHINES_OWN = (
+    "backend",
+    "precision",
+)  # what ``auto`` makes of them depends on the machine: workers agree among themselves
 _jobs: dict[str, Job] = {}  # one model stays loaded in this process: that of the last cohort
 _loading = Lock()
 
@@ -40,13 +44,16 @@ class Task:
 
 def task_of(common: Common, job: Job, token: Path, threads: int | None) -> dict[str, Any]:
     """The task as JSON: what every call below gets first."""
-    settings = job.segmenter.settings.as_json()
+    settings = _decided(job)
+    for name in MACHINES_OWN:
+        if getattr(common.settings, name) in (None, "auto"):
+            del settings[name]
     return asdict(Task(__version__, job.segmenter.model.sha256, settings, common.as_json(), str(token), threads))
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
-    """Load the model and agree on the task: ``{"ready": host}``, or the error that keeps this worker from it."""
-    return _told(task, lambda job: {"ready": socket.gethostname()})
+    """Load the model and agree on the task: ``{"ready": host, "settings": ...}``, or the error that keeps this worker from it."""
+    return _told(task, lambda job: {"ready": socket.gethostname(), "settings": _decided(job)})
 
 
 def do_case(task: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,13 @@ def _same(task: Task, job: Job) -> None:
             f"{segmenter.model.folder}: another model lies there than on this machine (sha256 {segmenter.model.sha256[:12]}, "
             f"expected {task.sha256[:12]}); every machine of the cluster must see the same model folder"
         )
-    here = json.loads(json.dumps(segmenter.settings.as_json()))
-    for name, value in json.loads(json.dumps(task.settings)).items():
+    here = _decided(job)
+    for name, value in task.settings.items():
         if here.get(name) != value:
             raise ConfigError(f"its setting {name} comes out as {here.get(name)!r}, here as {value!r}; name it")
+
+
+def _decided(job: Job) -> dict[str, Any]:
+    """The settings as JSON gives them back."""
+    decided: dict[str, Any] = json.loads(json.dumps(job.segmenter.settings.as_json()))
+    return decided

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_what_all_cases_share_survives_json():
 
 def test_a_worker_takes_json_and_gives_json(parts):
     task, order = parts
-    assert set(prepare(json.loads(json.dumps(task)))) == {"ready"}
+    assert set(prepare(json.loads(json.dumps(task)))) == {"ready", "settings"}
     record = json.loads(json.dumps(do_case(task, json.loads(json.dumps(order)))))["record"]
     assert record["status"] == "done"
     assert Path(order["target"]).is_file()
@@ -189,6 +190,14 @@ def test_one_refusal_ends_the_run_before_anything_is_done(folder, tmp_path, addr
     with pytest.raises(ConfigError, match="install the same version on both"):
         run(folder, tmp_path / "out", address)
     assert not label_maps(tmp_path / "out")
+
+
+def test_workers_that_would_run_the_model_in_two_ways_are_refused():
+    dispatch = cluster._Dispatch(None, {}, None, None, deque(), None, None, 1, None)
+    dispatch._agree({"ready": "a", "settings": {"backend": "torch"}})
+    dispatch._agree({"ready": "b", "settings": {"backend": "torch"}})
+    with pytest.raises(ConfigError, match=r"backend is 'torch' on a, but 'openvino' on c.*--backend torch"):
+        dispatch._agree({"ready": "c", "settings": {"backend": "openvino"}})
 
 
 def test_a_scan_that_a_worker_cannot_see_is_one_clear_error(parts, folder, tmp_path, address):
