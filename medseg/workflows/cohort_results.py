@@ -12,7 +12,6 @@ from medseg.workflows.cohort_case import Order, Record, not_done
 from medseg.workflows.infer_case import Job
 
 CSV, JSON = "results.csv", "results.json"
-STAGES = ("read", "preprocess", "network", "blend_and_restore", "write")
 
 
 def write_results(
@@ -38,13 +37,14 @@ def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     volumes = [f"volume_ml_{name}" for name in structures]
+    stages = list(dict.fromkeys(stage for case in cases for stage in case["seconds"]))
     writer.writerow(
         [
             "case",
             "status",
             *volumes,
             "seconds",
-            *(f"seconds_{s}" for s in STAGES),
+            *(f"seconds_{s}" for s in stages),
             "warnings",
             "error",
             "label_map",
@@ -58,7 +58,7 @@ def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
                 *(case["case"], case["status"]),
                 *(case["volumes_ml"].get(name, "") for name in structures),
                 round(sum(seconds.values()), 3) if seconds else "",
-                *(seconds.get(stage, "") for stage in STAGES),
+                *(seconds.get(stage, "") for stage in stages),
                 "; ".join(case["warnings"]),
                 case["error"] or "",
                 case["label_map"] or "",
