@@ -38,7 +38,7 @@ def read_nifti(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTE
     Every size is checked against the file before memory is taken, and the gzip checksum after. Raises DataError or
     GeometryError naming the file and what is wrong.
     """
-    header_path, voxel_path = _pair(path)
+    header_path, voxel_path = pair_of(path)
     with open_stream(header_path) as stream:
         _check_gzip(stream, header_path)
         header, _ = _read_header(stream, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
@@ -56,7 +56,7 @@ def read_nifti(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTE
 
 def label_names_from_nifti(path: Path) -> dict[str, int] | None:
     """``{structure name: value}`` from the label table in the header; None where the file has none."""
-    with open_stream(_pair(path)[0]) as stream:
+    with open_stream(pair_of(path)[0]) as stream:
         for content in _read_header(stream, max_voxels=2**31, bomb_bytes=LABEL_BOMB_BYTES)[1]:
             names = table_from_xml(content)
             if names is not None:
@@ -66,7 +66,7 @@ def label_names_from_nifti(path: Path) -> dict[str, int] | None:
 
 def is_label_map(path: Path) -> bool:
     """True where the header says by its intent (1002) that the voxels are labels."""
-    with open_stream(_pair(path)[0]) as stream:
+    with open_stream(pair_of(path)[0]) as stream:
         start = stream.read(HEADER_SIZES[1])
     size = header_size(start, shown(path))
     order = "<" if int.from_bytes(start[:4], "little") == size else ">"
@@ -132,7 +132,7 @@ def _volume_header(data: npt.NDArray[Any], geometry: Geometry) -> nib.Nifti1Head
     return new_header(geometry, np.dtype(kept.get(data.dtype, data.dtype)), len(data))
 
 
-def _pair(path: Path) -> tuple[Path, Path]:
+def pair_of(path: Path) -> tuple[Path, Path]:
     """The files of header and voxels: one and the same, or the two of a .hdr/.img pair in any letter case."""
     suffix = path.suffix.lower()
     if suffix not in (".hdr", ".img"):

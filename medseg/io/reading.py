@@ -56,6 +56,20 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
         yield replace(scans[0], volume=volume)
 
 
+def files_of(path: Path, options: ReadOptions = DEFAULTS) -> tuple[Path, ...]:
+    """The files that hold the scan at ``path``: itself, and the voxels beside a header. Raises DataError."""
+    suffix = path.suffix.lower()
+    if suffix in (".mhd", ".nhdr"):
+        from medseg.io.itk_header import read_itk_header
+
+        return tuple(dict.fromkeys((path, read_itk_header(path, max_voxels=options.max_voxels).data_path)))
+    if suffix in (".hdr", ".img"):
+        from medseg.io.nifti import pair_of
+
+        return pair_of(path)
+    return (path,)
+
+
 def read_volume(path: Path, *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Volume:
     """The volume of ``open_scan`` for one path."""
     with open_scan([path], channels=channels, options=options) as scan:

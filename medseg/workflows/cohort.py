@@ -92,7 +92,7 @@ def cohort(
         records = journal.records()
         try:
             with stop.at_once():
-                _check_records(records, journal, orders, output, progress, say)
+                _check_records(records, journal, orders, output, options, progress, say)
             again = sum(order.name in records for order in orders)
             todo = [order for order in orders if order.name not in records]
             say(_plan(len(orders), again))
@@ -108,7 +108,8 @@ def cohort(
             progress("cases", 0, len(todo))
             executor(common, job, todo, done, stop, progress)
         except (Stopped, KeyboardInterrupt) as error:
-            raise _interrupted(stop, error, output) from None
+            through = sum(records.get(order.name, {}).get("status") == "done" for order in orders)
+            raise _interrupted(stop, error, output, through, len(orders)) from None
         finally:
             content = write_results(output, records, orders, job, _settings(job, common))
     return CohortResult(output, records, again, content)
@@ -153,13 +154,14 @@ def _check_records(
     journal: Journal,
     orders: Sequence[Order],
     output: Path,
+    options: ReadOptions,
     progress: Progress,
     say: Say,
 ) -> None:
     """Take the records that do not hold any more out of ``records`` and the journal, so that their cases are done again."""
     known = [order for order in orders if order.name in records]
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        checked = pool.map(lambda order: changes(records[order.name], order, output), known)
+        checked = pool.map(lambda order: changes(records[order.name], order, output, options), known)
         for number, (order, why) in enumerate(zip(known, checked, strict=True), 1):
             progress("checking", number, len(known))
             if why:
@@ -173,7 +175,8 @@ def _plan(cases: int, done: int) -> str:
     return f"{what}: {done} done before, {cases - done} to do" if done else f"{what} to do"
 
 
-def _interrupted(stop: StopFlag, error: BaseException, output: Path) -> BaseException:
+def _interrupted(stop: StopFlag, error: BaseException, output: Path, done: int, cases: int) -> BaseException:
     if stop.signal_number is None:
         return error
-    return Interrupted(f"{output}: stopped; run the same command again to go on", stop.signal_number)
+    words = f"{output}: stopped with {done} of {cases} cases done; run the same command again to go on"
+    return Interrupted(words, stop.signal_number)

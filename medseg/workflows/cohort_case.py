@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import DiskFullError, MedsegError, OutputError
-from medseg.core.files import is_there
+from medseg.core.files import sha256_of
 from medseg.core.interrupt import StopFlag
 from medseg.core.progress import Progress, silent
 from medseg.inference.result import SegmenterResult
@@ -188,18 +188,18 @@ def not_done(order: Order, status: str, error: str | None) -> Record:
     }
 
 
-def changes(record: Record, order: Order, folder: Path) -> str:
+def changes(record: Record, order: Order, folder: Path, options: ReadOptions) -> str:
     """Why a recorded case must be done again, in words: its scan or its files are not those of the record; empty where not."""
     try:
-        sources = [hash_of(path) for path in order.channels]
+        sources = [hash_of(path, options) for path in order.channels]
     except MedsegError:
         return "its scan cannot be read any more"
     if sources != [source.get("sha256") for source in record["scan"]]:
         return "its scan changed since"
     for name, digest in record["outputs"].items():
-        path = folder / name
-        if not is_there(path):
+        try:
+            if sha256_of(folder / name) != digest:
+                return f"{name} changed since"
+        except OSError:
             return f"{name} is not there any more"
-        if hash_of(path) != digest:
-            return f"{name} changed since"
     return ""

@@ -19,8 +19,9 @@ from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter
 from medseg.inference.settings import InferenceOptions
 from medseg.io.outputs import Segmentation, Writer, label_map_file, writers_of
+from medseg.io.reading import files_of
 from medseg.io.recorded import Recorded
-from medseg.io.scan import ReadOptions, Scan
+from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of
 
@@ -117,7 +118,7 @@ class Job:
                     writer.check(scan)
                 except DataError as error:
                     raise type(error)(f"{name}: {error}") from None
-            sources = [{"path": str(path), "sha256": hash_of(path)} for path in channels]
+            sources = [{"path": str(path), "sha256": hash_of(path, self.options)} for path in channels]
             return Opened(channels, scan, sources, time.perf_counter() - clock, stack.pop_all())
 
     def segment(self, opened: Opened, progress: Progress, target: Path) -> SegmenterResult:
@@ -177,12 +178,16 @@ class Job:
         return InferResult(target, found.label_map, self.labels, found.volumes_ml, warnings, manifest, outputs, digests)
 
 
-def hash_of(scan: Path) -> str:
-    """The sha256 of a scan's file, or of all files of its folder. Raises DataError where it cannot be read."""
+def hash_of(scan: Path, options: ReadOptions = DEFAULTS) -> str:
+    """The sha256 of a scan's file, of all files of its folder, or of a header and the voxels beside it.
+
+    Raises DataError where it cannot be read.
+    """
     try:
-        return sha256_of(scan)
+        digests = [sha256_of(part) for part in files_of(scan, options)]
     except OSError as error:
         raise DataError(f"{shown(scan)}: could not be read ({error.strerror or error})") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _described(volume: Volume) -> dict[str, Any]:

@@ -103,9 +103,10 @@ def texture(shape: tuple[int, int, int] = (14, 12, 10), seed: int = 0) -> np.nda
 
 
 def write_scan(path: Path, data: np.ndarray | None = None, affine: np.ndarray = OBLIQUE) -> Path:
-    """A NIfTI by nibabel, in millimetres."""
+    """A NIfTI by nibabel, in millimetres; by its suffix one file or a pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(texture() if data is None else data, affine)
+    kind = nib.Nifti1Pair if path.suffix == ".hdr" else nib.Nifti1Image
+    image = kind(texture() if data is None else data, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
     return path

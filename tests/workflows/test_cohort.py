@@ -136,6 +136,16 @@ def test_what_does_not_match_its_record_is_done_again_and_said(run, scans, tmp_p
     assert (content(tmp_path / "out") == whole) is (change != "scan")
 
 
+def test_voxels_beside_a_header_are_part_of_the_scan(run, tmp_path):
+    scan = write_scan(tmp_path / "pair" / "x.hdr")
+    run(scan.parent)
+    write_scan(scan, texture(seed=5))
+    run(scan.parent)
+    assert made(run.told) == ["x"]
+    run(scan.parent)
+    assert made(run.told) == []
+
+
 def test_another_model_or_other_settings_are_refused_naming_both(run, model, tmp_path):
     run()
     other = tiny_model(tmp_path / "other", name="other")
