@@ -136,6 +136,8 @@ def _read(job: Job, order: Order) -> Opened | Record:
 def _segmented(job: Job, order: Order, opened: Opened, progress: Progress) -> SegmenterResult | Record:
     try:
         return job.segment(opened, progress, Path(order.target))
+    except (DiskFullError, OutputError):
+        raise
     except Exception as error:
         return failed(order, error)
 
