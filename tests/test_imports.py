@@ -60,6 +60,7 @@ DOORS = {
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
     "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
     "trimesh": ("io.mesh",),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), ("models.exporters.onnx*",)),
     **dict.fromkeys(("dask", "distributed", "dask_jobqueue"), ("workflows.cluster*",)),
     "numpy": ("*",),
 }
@@ -119,6 +120,7 @@ NO_FILE = {
     ("workflows.evaluate", "report.save"): "our Report, which writes by core.files",
     ("cli.evaluate", "report.save"): "our Report, which writes by core.files",
     ("report.evaluation", "self.to_csv"): "gives text, for write_durable",
+    ("models.exporters.onnx_network", "program.save"): "into the folder that core.files stages",
     ("io.source", "os.fdopen"): "opens for reading",
     ("io.image2d", "image.save"): "into a BytesIO",
     ("io.dicom_write", "zipfile.ZipFile"): "into a BytesIO",

@@ -20,6 +20,7 @@ from medseg.cli.convert import convert
 from medseg.cli.demo import demo
 from medseg.cli.dicom import dicom
 from medseg.cli.evaluate import evaluate
+from medseg.cli.export import export
 from medseg.cli.infer import infer
 from medseg.cli.info import info
 from medseg.cli.list import list_parts
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for verb in (check, plan, preview, train, tune, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
     app.command()(verb)
+app.command()(export)
 app.command("list")(list_parts)
 app.add_typer(models, name="models")
 app.add_typer(dicom, name="dicom")
