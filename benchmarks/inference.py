@@ -9,8 +9,9 @@ number of `--structures`, is imported by `medseg models import`. Each run is a p
 the medians count. The bare network runs beside the job: before every `--bare-every`th window the same patch goes through it
 alone. `--coarser 1.5` plans a grid of voxels 1.5 times as long as the scan's, so that the job resamples in and out.
 
-`--stand-in` has the same seeded logits for each window in place of a network: time and memory of everything else at full
-size. `--start` measures the time from the start of `medseg infer` to its end less its stages.
+`--stand-in` makes logits from intensities in place of a network: time and memory of everything else at full size. `--start`
+measures the time from the start of `medseg infer` to its end less its stages. Seconds are of the clock, and of the CPU in
+brackets, which other programs on the machine disturb less.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from stages import Stages, seeded_logits  # noqa: E402
+from stages import Stages, stand_in  # noqa: E402
 
 HEAD = (
     "who", "structures", "windows", "read", "preprocess", "forward", "bare", "blend", "restore", "write",
@@ -73,7 +74,7 @@ def main() -> None:
 def compare(options: argparse.Namespace, scan: Path, structures: int) -> None:
     """All runs of one number of structures, in turns, and their rows."""
     folder, model = models(options, scan, structures)
-    stand_in = ["--stand-in"] if options.stand_in else []
+    flag = ["--stand-in"] if options.stand_in else []
     found: dict[str, list[dict[str, Any]]] = {}
     outputs: dict[str, Path] = {}
     for _ in range(options.rounds):
@@ -85,13 +86,11 @@ def compare(options: argparse.Namespace, scan: Path, structures: int) -> None:
             if who == "nnU-Net":
                 limit = ["--memory", options.peer_memory] if options.peer_memory else []
                 arguments = ("--folder", folder, "--scan", scan, "--output", target, "--threads", options.threads)
-                text = run(
-                    options, options.peer, HERE / "nnunet_predict_peer.py", "predict", *arguments, *stand_in, *limit
-                )
+                text = run(options, options.peer, HERE / "nnunet_predict_peer.py", "predict", *arguments, *flag, *limit)
             else:
                 asked = {
                     "scan": str(scan), "model": str(model), "target": str(target), "backend": who.split(":")[0],
-                    "precision": who.split(":")[1], "every": options.bare_every, "stand_in": options.stand_in,
+                    "precision": who.split(":")[1], "every": options.bare_every, "standing_in": options.stand_in,
                     "options": json.loads(options.options), "threads": options.threads,
                 }  # fmt: skip
                 text = run(options, sys.executable, __file__, "--worker", json.dumps(asked))
@@ -143,7 +142,7 @@ def job(seconds: dict[str, float]) -> float:
 
 
 def worker(
-    *, scan: str, model: str, target: str, backend: str, precision: str, every: int, stand_in: bool, threads: int,
+    *, scan: str, model: str, target: str, backend: str, precision: str, every: int, standing_in: bool, threads: int,
     options: dict[str, Any],
 ) -> Stages:  # fmt: skip
     """One inference by medseg, measured from within."""
@@ -156,25 +155,18 @@ def worker(
     from medseg.io.scan import DEFAULTS
 
     torch.set_num_threads(threads)
-    segmenter = Segmenter.load(model, device="cpu", **options)
-    from medseg.inference.backends import start as start_backend
-
-    network = start_backend(segmenter.model, segmenter.device, backend=backend, precision=precision).predicts[0]
+    asked = {"backend": backend, "precision": precision, "mirror": "off", **options}
+    segmenter = Segmenter.load(model, device="cpu", **asked)
     stages = Stages()
-    if stand_in:
-        outputs = segmenter.plan.structure_labels.outputs
-        seeded = seeded_logits(outputs, list(segmenter.plan.patch_size))  # in the order k, j, i, as nnU-Net has them
-        logits = torch.from_numpy(np.ascontiguousarray(seeded.transpose(0, 3, 2, 1)))[None]
-
-        def network(patches: torch.Tensor) -> torch.Tensor:
-            return logits.expand(len(patches), -1, -1, -1, -1)
-
+    network = segmenter.predict
+    if standing_in:
+        network = stand_in(segmenter.plan.structure_labels.outputs)
     bare, forward = stages.inside("bare", network), stages.inside("forward", network)
     beside = 0
 
     def predict(patches: torch.Tensor) -> torch.Tensor:
         nonlocal beside
-        if not stand_in and beside % every == 0:
+        if not standing_in and beside % every == 0:
             bare(patches)
         beside += 1
         return forward(patches)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from stages import Stages, seeded_logits
+from stages import Stages, stand_in
 
 PATCH = [96, 96, 96]
 STAGES = [32, 64, 128, 256, 320, 320]
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--scan", type=Path)
     parser.add_argument("--output", type=Path, help="label map, .nii.gz")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--stand-in", action="store_true", help="the same seeded logits for each window, no network")
+    parser.add_argument("--stand-in", action="store_true", help="logits from intensities, no network")
     parser.add_argument("--memory", type=float, help="GiB of address space; over it the prediction fails")
     options = parser.parse_args()
     {"model": model, "predict": predict}[options.what](options)
@@ -144,11 +144,7 @@ def predict(options: argparse.Namespace) -> None:
         data = torch.from_numpy(data)
     network = predictor._internal_maybe_mirror_and_predict
     if options.stand_in:
-        logits = torch.from_numpy(seeded_logits(predictor.label_manager.num_segmentation_heads, PATCH))[None]
-
-        def network(patch: torch.Tensor) -> torch.Tensor:
-            return logits.clone()  # the caller multiplies it in place
-
+        network = stand_in(predictor.label_manager.num_segmentation_heads)
     predictor._internal_maybe_mirror_and_predict = stages.inside("forward", network)
     try:
         with stages("windows"):

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 class Stages:
     """``with stages("read")`` measures a stage; ``inside`` wraps a function whose time is a stage's own, not its caller's."""
@@ -60,9 +58,16 @@ def memory(which: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
 
-def seeded_logits(outputs: int, patch: list[int]) -> np.ndarray:
-    """Logits (outputs, *patch), float32: blobs of about twelve voxels, so that structures meet nearly everywhere."""
-    random = np.random.default_rng(0)
-    coarse = random.normal(0, 3, (outputs, *(n // 12 for n in patch))).astype(np.float32)
-    shares = [np.maximum(0, 1 - np.abs((np.arange(n) + 0.5) / 12 - 0.5 - np.arange(n // 12)[:, None])) for n in patch]
-    return np.einsum("kabc,ai,bj,cl->kijl", coarse, *(s.astype(np.float32) for s in shares), optimize=True)
+def stand_in(outputs: int) -> Callable[[Any], Any]:
+    """In place of a network: logits of patches (B, 1, ...) whose largest is that of the level nearest to the intensity.
+
+    They cost next to nothing, depend on no window, and differ from voxel to voxel as a scan does.
+    """
+    import torch
+
+    levels = torch.linspace(-3, 3, outputs)[:, None, None, None]
+
+    def predict(patches: Any) -> Any:
+        return (2 * levels * patches).sub_(levels**2)
+
+    return predict
