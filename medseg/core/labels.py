@@ -174,6 +174,19 @@ class Labels:
         return (0, *(n + 1 for n in partners))
 
     @property
+    def sided_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The structures of the left side with their partners on the right.
+
+        >>> Labels.from_mapping({"background": 0, "kidney_right": 1, "kidney_left": 2, "liver": 3}).sided_pairs
+        (('kidney_left', 'kidney_right'),)
+        """
+        partners = [
+            (name, self.names[other - 1]) for name, other in zip(self.names, self.mirror_swaps[1:], strict=True)
+        ]
+        sides = {name: _SIDE.search(_words(name)) for name in self.names}
+        return tuple((a, b) for a, b in partners if a != b and (side := sides[a]) and side[1].startswith("l"))
+
+    @property
     def output_swaps(self) -> tuple[int, ...]:
         """For each network output, the output that it becomes when left and right change sides.
 

@@ -71,6 +71,15 @@ class ForegroundIntensity(_Frozen):
     maximum: float
 
 
+class Arranged(_Frozen):
+    """In every training case the centre of ``upper`` had the larger world coordinate on ``axis``, by ``gap_mm`` at least."""
+
+    lower: str
+    upper: str
+    axis: Axis
+    gap_mm: float
+
+
 class Fingerprint(_Frozen):
     """What was measured on the training cases, all in RAS storage order."""
 
@@ -83,6 +92,12 @@ class Fingerprint(_Frozen):
     foreground: tuple[ForegroundIntensity, ...]
     voxels_per_structure: dict[str, float] = Field(description="mean number of voxels in the cases that hold it")
     cases_per_structure: dict[str, int]
+    volumes_ml: dict[str, tuple[float, float]] = Field(
+        default={}, description="smallest and largest in the cases that hold it"
+    )
+    arrangement: tuple[Arranged, ...] = Field(
+        default=(), description="which structures always lie on one side of which"
+    )
     ignored_voxels: int = Field(default=0, description="in all cases together: voxels that nobody annotated")
 
 

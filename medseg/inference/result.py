@@ -17,6 +17,7 @@ class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
 
     ``windows``: how many patches the network saw. ``postprocessed``: what post-processing did to each structure that has any.
+    ``review``: why a human should look at this result; empty where nothing speaks against it.
     ``image()`` gives the label map back as the kind of the scan.
     """
 
@@ -29,6 +30,7 @@ class SegmenterResult:
     back: Callable[[LabelMap], Any]
     postprocessed: dict[str, Change] = field(default_factory=dict)
     recorded: Recorded | None = None
+    review: tuple[str, ...] = ()
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medseg.core.border import touched_sides
 from medseg.core.case import check_channel_order
 from medseg.core.component import build
 from medseg.core.errors import ConfigError, DataError, ModelError
@@ -21,6 +20,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
 from medseg.inference.result import SegmenterResult, coloured
+from medseg.inference.review import oddities, other_modality, reasons
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
 from medseg.io.given import given_scan
 from medseg.io.reading import open_scan
@@ -179,12 +179,14 @@ class Segmenter:
                 f"is model.json changed? {error}"
             ) from error
         label_map = replace(found.label_map, labels=self.labels)
+        volumes = label_map.volumes_ml()
+        review = reasons(volume, label_map, volumes, self.plan, self.model.card.fingerprint)
         warnings = (
             *volume.warnings,
-            *_other_modality(volume, self.plan),
-            *_oddities(label_map, self.labels),
+            *other_modality(volume, self.plan),
+            *oddities(label_map, self.labels),
+            *(f"review: {reason}" for reason in review),
         )
-        volumes = label_map.volumes_ml()
         return SegmenterResult(
             label_map,
             self.labels,
@@ -195,6 +197,7 @@ class Segmenter:
             _nibabel_label_image,
             found.postprocessed,
             record,
+            review,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:
@@ -267,22 +270,3 @@ def _check_intensities(model: "Model") -> None:
             build("intensity", INTENSITIES, intensity.scheme)(np.zeros((1, 1, 1), np.float32))
         except Exception as error:  # options of any kind, from a file
             raise ModelError(f"{model.folder}: the plan's intensity cannot be used: {error}") from None
-
-
-def _other_modality(volume: Volume, plan: Plan) -> list[str]:
-    """A CT model on an MR scan, or the reverse, where the scan says what it is: the figures then mean little."""
-    if {volume.modality, plan.modality} == {"CT", "MR"}:
-        return [f"the scan is {volume.modality}, but the model was trained on {plan.modality}: do not trust the result"]
-    return []
-
-
-def _oddities(label_map: LabelMap, labels: Labels) -> list[str]:
-    """Results that a reader should look at: nothing found, a structure cut off by the border of the scan."""
-    found = []
-    if not label_map.data.any():
-        found.append("no structure was found in this scan")
-    touched = touched_sides(label_map)
-    names = [s.name for s in labels.structures if s.value in touched]
-    if names:
-        found.append(f"{', '.join(names)} touch the border of the scan: the volume may be truncated")
-    return found

@@ -165,6 +165,7 @@ def _done(common: Common, order: Order, result: InferResult, writing: float) -> 
         "volumes_ml": manifest["volumes_ml"],
         "seconds": manifest["seconds"] | {"write": round(writing, 3)},
         "warnings": manifest["warnings"],
+        "review": manifest["review"],
         "windows": manifest["windows"],
         "device": manifest["device"],
         "error": None,

@@ -170,6 +170,8 @@ class Job:
                 "device": str(self.segmenter.device),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "warnings": list(warnings),
+                "review": bool(found.review),
+                "review_reasons": list(found.review),
                 "provenance": provenance(),
             }
             beside = {path: data for files in others.values() for path, data in files.items()}

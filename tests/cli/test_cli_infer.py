@@ -57,7 +57,7 @@ def test_results_go_to_stdout_and_remarks_to_stderr(here, infer, model):
     assert done.code == 0
     assert done.out.splitlines()[-1] == str(here / "x_seg.nii.gz")
     assert all(words in done.out for words in ("structure", "volume mL", "liver", "tumour"))
-    assert done.err.splitlines()[0] == f"model: {model} (tiny, MR, liver, tumour); device: cpu"
+    assert done.err.splitlines()[0] == f"model: {model} (tiny, MR, liver, tumour); device: cpu, torch f32"
     assert done.err.splitlines()[-1] == "Not a medical device."
     assert files_in(here) == {"x.nii.gz", "x_seg.nii.gz", "x_seg.json"}
 

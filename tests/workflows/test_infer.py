@@ -10,6 +10,7 @@ import medseg
 from medseg.core import files
 from medseg.core.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from medseg.core.geometry import Geometry, all_storage_orders, order_between
+from medseg.core.plan import Fingerprint
 from medseg.core.volume import Volume
 from medseg.inference import segmenter
 from medseg.inference.settings import InferenceOptions
@@ -352,3 +353,23 @@ def test_post_processing_follows_the_model_or_the_user_and_the_manifest_says_wha
         assert (said["removed_voxels"], said["added_voxels"]) == ((plain == value).sum() - largest.sum(), 0)
     with pytest.raises(ConfigError, match="'spleen' is no structure"):
         infer(scan, model=model, settings=InferenceOptions(postprocess={"spleen": ()}), force=True)
+
+
+def test_a_scan_unlike_the_trainings_is_to_be_reviewed_with_reasons(scan, tmp_path):
+    seen = Fingerprint(
+        cases=6,
+        channels=1,
+        median_shape=(14, 12, 10),
+        spacings_mm=((1.0, 1.5, 5.0),) * 6,
+        shapes=((14, 12, 10),) * 6,
+        foreground=(),
+        voxels_per_structure={"liver": 10.0},
+        cases_per_structure={"liver": 6},
+    )
+    result = infer(scan, model=tiny_model(tmp_path / "model", fingerprint=seen))
+    assert result.manifest["review"] is True
+    assert result.manifest["review_reasons"] == [
+        "spacing foot to head is 2 mm; training had 5 to 5 mm",
+        "field of view foot to head is 20 mm; training had 50 to 50 mm",
+    ]
+    assert f"review: {result.manifest['review_reasons'][0]}" in result.warnings
