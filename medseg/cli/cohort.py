@@ -64,7 +64,7 @@ class _Shown:
             error_line(f"{place}: {record['error']}")
         elif not self._quiet:
             seconds = sum(record["seconds"].values())
-            warned = f", {_warnings(record)}" if record["warnings"] else ""
+            warned = "".join(f", {remark}" for remark in _remarks(record))
             note_line(f"{place}: {seconds:.1f} s, {_volumes(record)}{warned}")
 
 
@@ -77,18 +77,22 @@ def _volumes(record: Record) -> str:
     return ", ".join(f"{name} {ml:.2f} mL" for name, ml in present.items())
 
 
-def _warnings(record: Record) -> str:
+def _remarks(record: Record) -> list[str]:
     count = len(record["warnings"])
-    return "1 warning" if count == 1 else f"{count} warnings"
+    return [*(["1 warning" if count == 1 else f"{count} warnings"] if count else []), *_review(record)]
+
+
+def _review(record: Record) -> list[str]:
+    return ["to be reviewed"] if record.get("review") else []
 
 
 def _print_table(records: list[Record], told: set[str]) -> None:
     """All cases, or of very many those that need a look; more than a few structures are counted."""
     names = list(dict.fromkeys(name for record in records for name in record["volumes_ml"]))
     few = len(names) <= _COLUMNS
-    shown = records
+    shown: list[Record] = records
     if len(records) > _ROWS:
-        shown = [record for record in records if record["status"] == "failed" or record["warnings"]][:_ROWS]
+        shown = [record for record in records if record["status"] == "failed" or _remarks(record)][:_ROWS]
         note_line(f"{len(records)} cases; the table has {len(shown)} that failed or have warnings, results.csv has all")
     rows = []
     for record in sorted(shown, key=lambda one: str(one["case"])):
@@ -102,12 +106,12 @@ def _print_table(records: list[Record], told: set[str]) -> None:
                 "done before" if before else record["status"],
                 f"{seconds:.1f}" if record["seconds"] else "",
                 *(cells if record["status"] == "done" else [""] * (len(names) if few else 1)),
-                str(len(record["warnings"]) or ""),
+                ", ".join(_remarks(record)),
             ]
         )
     if rows:
         volumes_of = [f"{name} mL" for name in names] if few else ["structures"]
-        print_table("", ["case", "status", "seconds", *volumes_of, "warnings"], rows)
+        print_table("", ["case", "status", "seconds", *volumes_of, "remarks"], rows)
 
 
 def _summary(records: Any, again: int, seconds: float) -> str:

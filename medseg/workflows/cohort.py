@@ -89,6 +89,7 @@ def cohort(
     ):
         _check_free(orders, job, journal.expected(), force=force)
         journal.expect([order.name for order in orders])
+        targets = {order.name: Path(order.target) for order in orders}
         records = journal.records()
         try:
             with stop.at_once():
@@ -100,6 +101,8 @@ def cohort(
             def done(record: Record) -> None:
                 if record["status"] == "done":
                     journal.write(record["case"], record)
+                elif targets[record["case"]].exists():
+                    record["error"] += f"; {targets[record['case']]} is still that of an earlier scan"
                 records[record["case"]] = record
                 tell(record)
                 progress("cases", len(records) - before, len(todo))

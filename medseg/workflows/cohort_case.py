@@ -90,9 +90,10 @@ def pipelined(
 ) -> None:
     """The executor of this process: the next scan is read and the last one written while the network runs on one.
 
-    So never more than three cases are in memory. A stop ends reading and network at once, and waits for the files of the case
-    that is being written, and for its record.
+    So never more than three cases are in memory; one, where ``max_memory`` is a promise about a single one. A stop ends reading
+    and network at once, and waits for the files of the case that is being written, and for its record.
     """
+    alone = job.segmenter.settings.max_memory is not None
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
         ahead: Future[Opened | Record] | None = None
         writing: Future[None] | None = None
@@ -101,12 +102,15 @@ def pipelined(
                 ahead = ahead or reader.submit(_read, job, order)
                 with stop.at_once():
                     opened = ahead.result()
-                ahead = reader.submit(_read, job, orders[number + 1]) if number + 1 < len(orders) else None
+                following = None if alone else next(iter(orders[number + 1 : number + 2]), None)
+                ahead = reader.submit(_read, job, following) if following else None
                 with stop.at_once():
                     found = opened if not isinstance(opened, Opened) else _segmented(job, order, opened, progress)
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write_and_tell, common, job, order, opened, found, done)
+                if alone:
+                    writing.result()
             if writing is not None:
                 writing.result()
         finally:

@@ -84,6 +84,16 @@ def test_a_folder_gives_the_files_of_one_scan_at_a_time(run, model, scans, tmp_p
     assert ours == theirs
 
 
+def test_a_limit_of_memory_leaves_one_case_at_a_time_and_the_same_files(run, tmp_path, monkeypatch):
+    run()
+    inside, real = [], {stage: getattr(infer_case.Job, stage) for stage in ("read", "write")}
+    monkeypatch.setattr(infer_case.Job, "read", lambda *a: inside.append("read") or real["read"](*a))
+    monkeypatch.setattr(infer_case.Job, "write", lambda *a: inside.append("write") or real["write"](*a))
+    run(output=tmp_path / "alone", settings=InferenceOptions(max_memory=2**36))
+    assert inside == ["read", "write"] * 3
+    assert content(tmp_path / "alone") == content(tmp_path / "out")
+
+
 def test_a_second_run_does_nothing_again_and_new_scans_are_new_cases(run, scans, tmp_path):
     run()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")}
@@ -114,6 +124,14 @@ def test_a_bad_case_is_reported_and_the_rest_goes_on(run, scans, tmp_path):
     (scans / "bad.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
     run()
     assert made(run.told) == ["bad"]
+
+
+def test_a_scan_that_was_done_and_is_damaged_now_says_whose_the_files_are(run, scans, tmp_path):
+    run()
+    (scans / "a.nii.gz").write_bytes(b"")
+    found = run()
+    assert "a_seg.nii.gz is still that of an earlier scan" in found.records["a"]["error"]
+    assert found.content["counts"] == {"done": 2, "failed": 1, "pending": 0}
 
 
 @pytest.mark.parametrize("change", ["scan", "label map", "manifest", "gone"])
