@@ -80,6 +80,9 @@ def infer(
             "--precision", help="f32, bf16, fp16 (GPU), or auto: on a CPU f32 where bf16 is not measured good."
         ),
     ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="What the whole process may hold, such as 4G.")
+    ] = None,
     dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
     seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
@@ -125,7 +128,7 @@ def infer(
     from medseg.core.errors import ConfigError
     from medseg.core.text import printable
     from medseg.data.scans import is_many
-    from medseg.inference.settings import InferenceOptions
+    from medseg.inference.settings import InferenceOptions, bytes_of
     from medseg.io.scan import MAX_VOXELS, ReadOptions
     from medseg.io.source import shown
     from medseg.workflows.infer import InferResult, infer_cases
@@ -144,7 +147,15 @@ def infer(
     also = [name for name, wanted in asked.items() if wanted]
     options = ReadOptions(series, on_gap, max_voxels or MAX_VOXELS)
     steps = None if postprocess is None else postprocess_from(postprocess)
-    settings = InferenceOptions(overlap, mirror, postprocess=steps, preset=preset, backend=backend, precision=precision)
+    settings = InferenceOptions(
+        overlap,
+        mirror,
+        max_memory=None if max_memory is None else bytes_of(max_memory),
+        postprocess=steps,
+        preset=preset,
+        backend=backend,
+        precision=precision,
+    )
     if cluster is not None and (output is None or channels or series is not None):
         raise ConfigError(
             "--cluster is for many scans: it needs --output DIR, and goes without --channels and --series"

@@ -1,6 +1,7 @@
 """One scan in, its label map out, on the scan's own grid: what training validates with and what `infer` runs."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import framed, resampled, restore_orders
 from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
+from medseg.inference.memory import DTYPES, fitted
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
@@ -53,6 +55,7 @@ def segment(
     outputs: Outputs = "logits",
     record: Recorded | None = None,
     progress: Progress = silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Segmented:
     """Segment ``volume`` (C, I, J, K) with the plan's windows and Gaussian blend; regions write in their order.
 
@@ -60,11 +63,17 @@ def segment(
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
-    windows at a time only; ``record`` keeps on the disk what they say.
+    windows at a time only; ``record`` keeps on the disk what they say. Where
+    ``settings.max_memory`` is given, ``say`` is told what will be held. Raises ResourceError where it does not suffice.
     """
     labels = plan.structure_labels
-    clock = [time.perf_counter()]
+    if settings.mirror:
+        kept = range(labels.outputs)
+        swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept
+        predict = mirrored(predict, settings.mirror, swaps)
     frame, box = framed(volume, plan)
+    settings = fitted(frame.geometry, plan, settings, predict, say)
+    clock = [time.perf_counter()]
     prepared = resampled(frame, plan)
     clock.append(time.perf_counter())
     order = order_to(volume.geometry, plan.feed.orientation)
@@ -72,10 +81,6 @@ def segment(
     grid = upright(stored)
     source = prepared.geometry.shape
     axis = slab_axis(source, plan.patch_size)
-    if settings.mirror:
-        kept = range(labels.outputs)
-        swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept
-        predict = mirrored(predict, settings.mirror, swaps)
     in_network = 0.0
     predicted = total = 0
 
@@ -100,6 +105,8 @@ def segment(
         axis=axis,
         overlap=settings.overlap,
         batch=settings.batch,
+        dtype=DTYPES[settings.accumulators],
+        exclusive=not labels.regions,
         progress=counted,
     )
     channels = np.zeros(frame.geometry.shape, labels.channel_dtype)

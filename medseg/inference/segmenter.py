@@ -58,6 +58,7 @@ class Segmenter:
     predict: "Predict"
     settings: InferenceSettings
     outputs: "Outputs" = "logits"
+    say: Callable[[str], None] = lambda line: None
 
     @classmethod
     def load(
@@ -71,7 +72,7 @@ class Segmenter:
         """Load and verify ``model``, a folder or an installed name, default the newest under ``./runs``, onto ``device``.
 
         ``options``: those of ``InferenceOptions``, such as ``overlap`` or ``max_memory``; the model folder's own wishes else.
-        ``say`` is told what takes time, and what was chosen instead of something else.
+        ``say`` is told what takes time, what was chosen instead of something else, and what a scan needs of ``max_memory``.
 
         Raises ModelError for the model, ConfigError for an option, ResourceError for a device that is not there.
         """
@@ -93,7 +94,7 @@ class Segmenter:
         settings = replace(settings, backend=running.backend, precision=running.precision)
         outputs = outputs_of(len(running.predicts), settings.ensemble)
         predict = ensembled(running.predicts, outputs, regions=bool(loaded.labels.regions))
-        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs)
+        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say)
 
     @property
     def plan(self) -> Plan:
@@ -168,6 +169,7 @@ class Segmenter:
                 outputs=self.outputs,
                 record=record,
                 progress=progress,
+                say=self.say,
             )
         except DataError as error:
             raise DataError(f"{name}: {error}") from None

@@ -15,6 +15,9 @@ from medseg.inference.windows import Triple, gaussian_weights, window_starts
 Predict = Callable[[Tensor], Tensor]
 """Patches (B, C, *window) float32 -> logits (B, K, *window) float32, both on the CPU."""
 
+CONSTANT_BYTES = 2**27
+"""Logits of a constant window that are larger are held for its neighbours alone: 104 outputs of 96^3 windows are 368 MB."""
+
 Array = npt.NDArray[np.float32]
 
 
@@ -34,6 +37,7 @@ def stream_logits(
     overlap: float = 0.5,
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
+    exclusive: bool = False,
     progress: Progress = silent,
 ) -> Iterator[Tensor]:
     """Blended logits of ``image`` (C, I, J, K), yielded as slabs of finished planes along ``axis``, in order.
@@ -43,13 +47,16 @@ def stream_logits(
     over the same windows. A volume smaller than the window is padded with zeros on both sides and the padding is cut off
     again. Windows in which each channel is one constant value have the same logits, which are computed once. Memory:
     ``channels`` x one window's depth of planes, and one window's logits.
+
+    float16 rounds at the fourth digit. Where structures are ``exclusive``, the largest of a voxel's logits is taken from all
+    of them first: what is nearly the largest is then nearly 0 and exact, and no order, arg-max or softmax changes.
     """
     shape = image.shape[1:]
     padding = [(max(0, w - n) // 2, max(0, w - n) - max(0, w - n) // 2) for n, w in zip(shape, window, strict=True)]
     padded = np.pad(image, [(0, 0), *padding]) if any(a or b for a, b in padding) else image
     source = torch.from_numpy(np.ascontiguousarray(padded))
     outer = (source.shape[1], source.shape[2], source.shape[3])
-    ring = _Ring.of(channels, outer, window, axis, dtype)
+    ring = _Ring.of(channels, outer, window, axis, dtype, exclusive)
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
 
     starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], s))
@@ -59,11 +66,8 @@ def stream_logits(
         yield from ring.advance_to(level, keep)
         row = [s for s in starts if s[axis] == level]
         for group in _groups(source, row, window, batch):
-            varying = [patch for _, patch, constant in group if not constant]
-            known = [constants.logits_of(patch) if constant else None for _, patch, constant in group]
-            results = iter(predict(torch.stack(varying)) if varying else ())
-            for (start, _, _), logits in zip(group, known, strict=True):
-                ring.add(next(results) if logits is None else logits, start)
+            for start, logits in _found(group, predict, constants):
+                ring.add(logits, start)
             done += len(group)
             progress("windows", done, len(starts))
     yield from ring.advance_to(outer[axis], keep)
@@ -83,6 +87,17 @@ def _groups(source: Tensor, row: Sequence[Triple], window: Triple, batch: int) -
             group = []
     if group:
         yield group
+
+
+def _found(group: list[_Patch], predict: Predict, constants: "_Constants") -> Iterator[tuple[Triple, Tensor]]:
+    """The logits (K, *window) of each window of ``group``, in its order."""
+    varying = [patch for _, patch, constant in group if not constant]
+    known = [constants.logits_of(patch) if constant else None for _, patch, constant in group]
+    if varying:
+        constants.make_room()
+    results = iter(predict(torch.stack(varying)) if varying else ())
+    for (start, _, _), logits in zip(group, known, strict=True):
+        yield start, next(results) if logits is None else logits
 
 
 def _is_constant(patch: Tensor) -> bool:
@@ -107,6 +122,11 @@ class _Constants:
             self.value, self.logits = value.clone(), self.predict(patch[None])[0].clone()
         return self.logits
 
+    def make_room(self) -> None:
+        """Hold no more than ``CONSTANT_BYTES`` beside a forward pass."""
+        if self.logits is not None and self.logits.nbytes > CONSTANT_BYTES:
+            self.logits = None
+
 
 @dataclass
 class _Ring:
@@ -117,13 +137,16 @@ class _Ring:
     weights: Tensor
     window: Triple
     axis: int
+    exclusive: bool
     base: int = 0
 
     @classmethod
-    def of(cls, channels: int, outer: Triple, window: Triple, axis: int, dtype: torch.dtype) -> "_Ring":
+    def of(
+        cls, channels: int, outer: Triple, window: Triple, axis: int, dtype: torch.dtype, exclusive: bool
+    ) -> "_Ring":
         size = [window[axis] if a == axis else n for a, n in enumerate(outer)]
         weights = torch.from_numpy(gaussian_weights(window))
-        return cls(torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size), weights, window, axis)
+        return cls(torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size), weights, window, axis, exclusive)
 
     @property
     def depth(self) -> int:
@@ -146,8 +169,9 @@ class _Ring:
             if sums.dtype == part.dtype:
                 sums.addcmul_(part, weights)
             else:  # rounded once, one output after the other: no temporary of all of them
+                top = part.amax(dim=0) if self.exclusive else torch.zeros(())
                 for sum_, output in zip(sums, part, strict=True):
-                    sum_.copy_(torch.addcmul(sum_.to(output.dtype), output, weights))
+                    sum_.copy_(torch.addcmul(sum_.to(output.dtype), output - top, weights))
             self.norm[tuple(place)] += weights
 
     def advance_to(self, plane: int, keep: Sequence[slice]) -> Iterator[Tensor]:

@@ -1,0 +1,140 @@
+"""What an inference holds at its peak, before it begins; and what it does with less where it was given less."""
+
+import mmap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from math import prod
+from pathlib import Path
+from threading import Event, Thread
+from typing import Literal
+
+import torch
+
+from medseg.core.errors import ResourceError
+from medseg.core.geometry import Geometry
+from medseg.core.plan import Plan
+from medseg.data.preprocess import shape_for
+from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import CONSTANT_BYTES, Predict, slab_axis
+from medseg.inference.windows import Triple
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16}
+SLACK = 96 * 2**20  # what an allocator keeps, and libraries that load when they are first used
+INTENSITY_BYTES = {"ct_window": 4, "none": 4}
+"""Bytes a voxel of the scan while a channel's intensities are normalised, what comes out among them."""
+OTHER_BYTES = 32  # statistics are made in float64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the peak, by what holds them. ``process``: what is held already, the scan and the weights among it."""
+
+    process: int
+    preprocessing: int
+    prepared: int
+    blending: int
+    network: int
+    restoring: int
+    label_map: int
+
+    @property
+    def peak(self) -> int:
+        """The largest sum of what is held at one time."""
+        streaming = self.prepared + self.blending + self.label_map + max(self.network, self.restoring)
+        return self.process + SLACK + max(self.preprocessing, streaming, self.prepared + 3 * self.label_map)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{field.name.replace('_', ' ')} {_gib(getattr(self, field.name))}" for field in fields(self))
+        return f"{_gib(self.peak)} GiB ({parts})"
+
+
+def fitted(
+    frame: Geometry, plan: Plan, settings: InferenceSettings, predict: Predict, say: Callable[[str], None]
+) -> InferenceSettings:
+    """``settings`` that hold no more than their ``max_memory``: as asked, else fewer windows at once, else f16 sums.
+
+    ``frame`` is the grid of the part of the scan that is segmented. ``say`` is told the estimate. What the network needs is
+    measured on one window without content. Raises ResourceError, which says what is needed, where even the least does not
+    fit.
+    """
+    given = settings.max_memory
+    kinds: list[Literal["f32", "f16"]]
+    kinds = ["f32", "f16"] if settings.accumulators == "auto" else [settings.accumulators]
+    if given is None:
+        return replace(settings, accumulators=kinds[0])
+    process = resident_bytes()
+    _check(given, _estimate(frame, plan, replace(settings, accumulators=kinds[-1], batch=1), process, 0))
+    network = _peak_of(lambda: predict(torch.zeros(1, plan.channels, *plan.patch_size)))
+    trials = [replace(settings, accumulators=kind, batch=n) for kind in kinds for n in range(settings.batch, 0, -1)]
+    for trial in trials:
+        estimate = _estimate(frame, plan, trial, process, network)
+        if estimate.peak <= given:
+            break
+    _check(given, estimate)
+    say(f"memory: at most {estimate}; blended in {trial.accumulators}, windows at once: {trial.batch}")
+    return trial
+
+
+def _check(given: int, estimate: Estimate) -> None:
+    if estimate.peak > given:
+        raise ResourceError(
+            f"max-memory {_gib(given)} GiB does not suffice: this scan and this model need {estimate}; give more, crop the "
+            "scan, or close what else this process holds"
+        )
+
+
+def _estimate(frame: Geometry, plan: Plan, settings: InferenceSettings, process: int, network: int) -> Estimate:
+    """``process`` is held already; ``network`` is needed for one window at a time."""
+    source = shape_for(frame, plan)
+    labels, window = plan.structure_labels, plan.patch_size
+    outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
+    axis = slab_axis(source, window)
+    plane = prod(outer) // outer[axis]
+    sums = labels.outputs * DTYPES[settings.accumulators].itemsize
+    scan, made = prod(frame.shape), prod(source)
+    per_voxel = max(INTENSITY_BYTES.get(intensity.scheme.name, OTHER_BYTES) for intensity in plan.intensity)
+    return Estimate(
+        process=process,
+        # Resampling holds what an axis takes in, what it gives, and a copy of the larger one.
+        preprocessing=4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
+        prepared=4 * plan.channels * (made if outer == source else made + prod(outer)),
+        blending=(sums + 4) * plane * window[axis] + min(CONSTANT_BYTES, labels.outputs * prod(window) * 4),
+        network=network * settings.batch,
+        # Where a slab begins: a few planes of all outputs, and each output's extremes.
+        restoring=8 * plane * (sums + labels.outputs * 4),
+        label_map=scan * labels.channel_dtype.itemsize,
+    )
+
+
+def _peak_of(work: Callable[[], object]) -> int:
+    """Bytes that this process holds at most while it does ``work``, above those that it held before."""
+    before = most = resident_bytes()
+    done = Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.is_set():
+            most = max(most, resident_bytes())
+            time.sleep(0.002)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max(most, resident_bytes()) - before
+
+
+def resident_bytes() -> int:
+    """What this process holds now; 512 MiB where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return 512 * 2**20
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
