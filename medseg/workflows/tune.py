@@ -188,7 +188,7 @@ def _spread(found: TuneCases, most: int | None) -> TuneCases:
         return found
     kept = sorted({round(n) for n in np.linspace(0, len(found.cases) - 1, most)})
     cases, folds = tuple(found.cases[n] for n in kept), tuple(found.folds[n] for n in kept)
-    return TuneCases(cases, folds, f"{found.described} ({most} of {len(found.cases)})", found.remarks)
+    return TuneCases(cases, folds, f"of {len(found.cases)} {found.described}", found.remarks)
 
 
 def _measured(

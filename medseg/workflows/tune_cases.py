@@ -14,7 +14,7 @@ from medseg.core.labels import Labels
 from medseg.data.given_splits import Split
 from medseg.data.layouts import list_cases
 
-ITS_OWN = "validation cases of its own training, each predicted by the folds that did not see it"
+ITS_OWN = "validation cases, each by the folds that did not see it"
 
 
 @dataclass(frozen=True)
