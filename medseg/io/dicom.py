@@ -1,11 +1,9 @@
 """One CT, MR or PET series from a DICOM folder to a volume; what cannot be placed with certainty is refused by name."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.core.quiet import quiet
 from medseg.core.volume import Volume
 from medseg.io.dicom_fill import filled_in
 from medseg.io.dicom_header import text
@@ -27,7 +25,7 @@ def read_dicom(place: Path, options: ReadOptions = DEFAULTS) -> Scan:
 
     Raises DataError or GeometryError for whatever has no certain place or value: see the policy on bad input.
     """
-    with _quiet():
+    with quiet():  # pydicom warns about what is refused here by name, or is harmless
         found = survey(place)
         found.check_images()
         everything = series_in(found.images)
@@ -61,17 +59,10 @@ def list_dicom(place: Path) -> Listing:
 
     A damaged file is the problem of every series, because it may be a slice of any.
     """
-    with _quiet():
+    with quiet():
         found = survey(place)
         series = [facts_of(one, n + 1, found.place) for n, one in enumerate(series_in(found.images))]
     broken = tuple(str(error) for error in found.broken)
     if broken:
         series = [replace(one, problem=broken[0]) for one in series]
     return Listing(tuple(series), found.notes, broken)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns about what is refused here by name, or is harmless
-        yield

@@ -5,7 +5,6 @@ the slice distance is its volume. Holes are joined by keyholes, so every contour
 """
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from io import BytesIO
@@ -24,6 +23,7 @@ from medseg.core.boxes import Box, boxes_of
 from medseg.core.errors import DataError, OutputError
 from medseg.core.labels import Labels, Structure
 from medseg.core.provenance import versions
+from medseg.core.quiet import quiet
 from medseg.io.colour_tables import rgb
 from medseg.io.contours import outlines
 from medseg.io.dicom_contours import PLANE_TOLERANCE, RT_STRUCTURE_SET, contour_points, contours_as_masks
@@ -86,8 +86,7 @@ def rtstruct(segmentation: Segmentation) -> dict[Path, bytes]:
     (path,) = rtstruct_paths(segmentation.place, segmentation.labels)
     check_referable(segmentation.scan)
     content = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns about odd values that the scan itself has
+    with quiet():  # pydicom warns about odd values that the scan itself has
         dcmwrite(content, _structure_set(segmentation), enforce_file_format=True)
         _check_equal(path, content.getvalue(), segmentation)
     return {path: content.getvalue()}

@@ -2,7 +2,6 @@
 
 import datetime
 import hashlib
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels, Structure
 from medseg.core.provenance import versions
+from medseg.core.quiet import quiet
 from medseg.core.terminology import SIDES, Code, Concept, concept_of
 from medseg.io.colour_tables import rgb
 from medseg.io.scan import Scan
@@ -108,8 +108,7 @@ def _written(path: Path, segmentation: Segmentation, present: Sequence[Structure
 
     attributes = _attributes(segmentation, present, sources)
     buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both libraries warn about odd but harmless values of the source
+    with quiet():  # both libraries warn about odd but harmless values of the source
         try:
             made = DicomSegmentation(**attributes)
             _add_references(made, sources)

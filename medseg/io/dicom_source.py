@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds
 
 from medseg.core.errors import DataError
+from medseg.core.quiet import quiet
 from medseg.io.dicom_frames import Frame, Numbers, frames_of
 from medseg.io.dicom_header import text
 from medseg.io.source import shown
@@ -130,8 +130,7 @@ def images_of(sources: Sources, spacing_mm: float) -> list[Dataset]:
 
 def _patient_and_study(path: Path) -> Dataset:
     wanted: list[str | int] = [*PATIENT_AND_STUDY, _LOSSY, *_LOSSY_HOW, "SpecificCharacterSet"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             found = dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted)
         except OSError as error:

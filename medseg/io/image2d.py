@@ -17,11 +17,12 @@ from PIL import Image
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, order_to
 from medseg.core.labels import PALETTE, Labels
+from medseg.core.quiet import quiet
 from medseg.core.volume import LabelMap
 from medseg.io.child import decoded
 from medseg.io.colour_tables import rgb
 from medseg.io.image2d_decode import decode
-from medseg.io.image2d_header import SUFFIXES, PictureHeader, quiet, read_picture_header
+from medseg.io.image2d_header import SUFFIXES, PictureHeader, read_picture_header
 from medseg.io.source import IMAGE_BOMB_BYTES, LABEL_BOMB_BYTES, shown
 from medseg.io.stored import Stored, in_one_of
 

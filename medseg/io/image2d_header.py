@@ -2,11 +2,8 @@
 
 import logging
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from medseg.core.errors import DataError
+from medseg.core.quiet import quiet
 from medseg.io.image2d_tiff import BITS, ORIENTATION, check_tiff, tiff_type
 from medseg.io.source import BOMB_RATIO, check_packed_size, foreign_content, open_regular, shown
 
@@ -32,7 +30,6 @@ _SAMPLES = {  # Pillow's layouts that hold what the file holds: samples a pixel,
 # PNG, 8.2: first column, first row, and steps of the seven passes of an interlaced picture.
 _PASSES = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 
-_one_at_a_time = threading.Lock()  # what catch_warnings changes belongs to all threads
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks on odd tags go to stderr
 Image.MAX_IMAGE_PIXELS = None  # the caller's own limit holds
 
@@ -86,14 +83,6 @@ def read_picture_header(path: Path, *, max_voxels: int, bomb_bytes: int) -> Pict
             f"{bomb_bytes / 2**20:.0f} MiB; if the picture is sound, store it uncompressed"
         )
     return header
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """For the block, Pillow says nothing of odd tags: they concern no pixel, or the picture is refused here by name."""
-    with _one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _header(content: bytes, kind: str, name: str) -> PictureHeader:

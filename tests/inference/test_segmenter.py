@@ -1,6 +1,7 @@
 """A warm model: every kind of scan in, the same kind back on the same grid, from any number of threads."""
 
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
@@ -223,6 +224,17 @@ def test_threads_get_the_results_of_serial_calls(segmenter, folder, tmp_path):
         np.testing.assert_array_equal(one.label_map.data, other.label_map.data)
         assert one.volumes_ml == other.volumes_ml
         assert one.warnings == other.warnings
+
+
+def test_threads_may_read_dicom_side_by_side(segmenter, real_data):
+    before = list(warnings.filters)
+    study = real_data / "hippocampus_dicom" / "Study1"
+    expected = segmenter(study).label_map
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(segmenter, [study] * 4):
+            np.testing.assert_array_equal(found.label_map.data, expected.data)
+            assert found.label_map.geometry == expected.geometry
+    assert warnings.filters == before
 
 
 def test_one_forward_runs_at_a_time_on_a_device_whatever_the_model(folder, monkeypatch):
