@@ -50,7 +50,7 @@ class Feed(_Frozen):
 
     ``orientation``: the directions of i, j, k that the network saw in training. ``crop``: to the box of what is not 0;
     outside it all is background. ``native_axes`` keep the scan's own voxels. ``image`` and ``logits``: None is medseg's
-    way (cubic, linear along thick axes; logits linear).
+    way (cubic, linear along thick axes; logits linear). ``blend``: how windows are weighted where they overlap.
     """
 
     orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] = "RAS"
@@ -58,6 +58,7 @@ class Feed(_Frozen):
     native_axes: tuple[Axis, ...] = ()
     image: Resampling | None = None
     logits: Resampling | None = None
+    blend: Literal["gaussian", "nnunet"] = "gaussian"
 
 
 class ForegroundIntensity(_Frozen):

@@ -24,6 +24,7 @@ from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, slab_axis, stream_logits
+from medseg.inference.windows import BLENDS
 from medseg.io.recorded import Recorded
 
 USUAL = InferenceSettings()
@@ -107,6 +108,7 @@ def segment(
         batch=settings.batch,
         dtype=DTYPES[settings.accumulators],
         exclusive=not labels.regions,
+        weigh=BLENDS[plan.feed.blend],
         progress=counted,
     )
     channels = np.zeros(frame.geometry.shape, labels.channel_dtype)

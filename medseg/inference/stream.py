@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.core.progress import Progress, silent
-from medseg.inference.windows import Triple, gaussian_weights, window_starts
+from medseg.inference.windows import SMALLEST_WEIGHT, Triple, gaussian_weights, window_starts
 
 Predict = Callable[[Tensor], Tensor]
 """Patches (B, C, *window) float32 -> logits (B, K, *window) float32, both on the CPU."""
@@ -38,13 +38,14 @@ def stream_logits(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     exclusive: bool = False,
+    weigh: Callable[[Triple], Array] = gaussian_weights,
     progress: Progress = silent,
 ) -> Iterator[Tensor]:
     """Blended logits of ``image`` (C, I, J, K), yielded as slabs of finished planes along ``axis``, in order.
 
     Each slab is (channels, n, A, B) of ``dtype``: ``axis`` first, the other two in their order. It is a view of the ring and
-    is overwritten when the next one is asked for. Together the slabs are exactly the all-at-once Gaussian-weighted mean
-    over the same windows. A volume smaller than the window is padded with zeros on both sides and the padding is cut off
+    is overwritten when the next one is asked for. Together the slabs are exactly the all-at-once mean over the same windows
+    with the weights of ``weigh``. A volume smaller than the window is padded with zeros on both sides and the padding is cut off
     again. Windows in which each channel is one constant value have the same logits, which are computed once. Memory:
     ``channels`` x one window's depth of planes, and one window's logits.
 
@@ -56,7 +57,7 @@ def stream_logits(
     padded = np.pad(image, [(0, 0), *padding]) if any(a or b for a, b in padding) else image
     source = torch.from_numpy(np.ascontiguousarray(padded))
     outer = (source.shape[1], source.shape[2], source.shape[3])
-    ring = _Ring.of(channels, outer, window, axis, dtype, exclusive)
+    ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive)
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
 
     starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], s))
@@ -142,11 +143,14 @@ class _Ring:
 
     @classmethod
     def of(
-        cls, channels: int, outer: Triple, window: Triple, axis: int, dtype: torch.dtype, exclusive: bool
+        cls, channels: int, outer: Triple, weights: Array, axis: int, dtype: torch.dtype, exclusive: bool
     ) -> "_Ring":
-        size = [window[axis] if a == axis else n for a, n in enumerate(outer)]
-        weights = torch.from_numpy(gaussian_weights(window))
-        return cls(torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size), weights, window, axis, exclusive)
+        i, j, k = weights.shape
+        size = [weights.shape[axis] if a == axis else n for a, n in enumerate(outer)]
+        if dtype == torch.float16:  # which holds nothing smaller than 6e-8
+            weights = np.maximum(weights, SMALLEST_WEIGHT)
+        sums, norm = torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size)
+        return cls(sums, norm, torch.from_numpy(weights), (i, j, k), axis, exclusive)
 
     @property
     def depth(self) -> int:

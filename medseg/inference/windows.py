@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Triple = tuple[int, int, int]
+SMALLEST_WEIGHT = np.float32(1e-3)
 
 
 def axis_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -36,5 +37,24 @@ def gaussian_weights(window: Triple, sigma: float = 0.125) -> npt.NDArray[np.flo
     """
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / max(n * sigma, 1e-6)) ** 2) for n in window]
     weights = np.einsum("i,j,k->ijk", *axes)
-    scaled: npt.NDArray[np.float32] = np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = np.maximum(weights / weights.max(), SMALLEST_WEIGHT).astype(np.float32)
     return scaled
+
+
+def nnunet_weights(window: Triple) -> npt.NDArray[np.float32]:
+    """The weights (I, J, K) of nnU-Net's predictor: about voxel n // 2 of an axis, rounded to float16 at a largest of 10.
+
+    Where that rounds to 0 stands the smallest weight above it. Source: Isensee 2021, doi:10.1038/s41592-020-01008-z.
+    """
+    axes = []
+    for n in window:
+        away = np.arange(n) - n // 2
+        reached = np.abs(away) <= int(4.0 * n / 8 + 0.5)  # scipy's gaussian_filter is cut off there
+        axes.append(np.exp(-0.5 * (away / (n / 8)) ** 2) * reached)
+    half = (10 * np.einsum("i,j,k->ijk", *axes)).astype(np.float16)
+    half[half == 0] = half[half > 0].min()
+    weights: npt.NDArray[np.float32] = half.astype(np.float32) / np.float32(10)
+    return weights
+
+
+BLENDS = {"gaussian": gaussian_weights, "nnunet": nnunet_weights}  # by Plan.feed.blend

@@ -56,6 +56,8 @@ def model_readme(card: ModelCard) -> str:
         ]
     if card.validation:
         lines += ["", "Intervals of the mean by bootstrap over patients (BCa, doi:10.1080/01621459.1987.10478410)."]
+    elif imported_from(card):
+        lines += ["", "No validation came with it. Evaluate it on cases of your own before use."]
     else:
         lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
     lines += [
@@ -74,13 +76,16 @@ def _facts(card: ModelCard) -> dict[str, str]:
     passes = "".join(
         f" x {n} {what}" for n, what in ((plan.accumulate, "passes"), (plan.processes, "processes")) if n > 1
     )
+    origin = imported_from(card)
+    native = ", between slices the scan's own" if plan.feed.native_axes else ""
     facts = {
-        "trained": card.created,
+        **({"imported": card.created} | origin if origin else {"trained": card.created}),
         "network": f"{plan.architecture.name}, {plan.dimensions}D, patch {'x'.join(map(str, plan.patch_size))}",
-        "voxels": f"{' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm (right-left, back-front, foot-head)",
-        "steps": f"{plan.steps} of {plan.batch_size} patches{passes}, {plan.optimizer.name}, seed {plan.seed}",
-        "precision": plan.precision,
+        "voxels": f"{' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm (right-left, back-front, foot-head){native}",
     }
+    if not origin:
+        facts["steps"] = f"{plan.steps} of {plan.batch_size} patches{passes}, {plan.optimizer.name}, seed {plan.seed}"
+        facts["precision"] = plan.precision
     if card.fingerprint is not None:
         facts["cases"] = str(card.fingerprint.cases)
     for name, told in card.training.items():
@@ -92,6 +97,18 @@ def _facts(card: ModelCard) -> dict[str, str]:
         )
     facts["licence"] = _text(card.licence) if card.licence else "not stated: ask who made it before you pass it on"
     return facts
+
+
+def imported_from(card: ModelCard) -> dict[str, str]:
+    """Where an imported model comes from; empty for a model that medseg trained."""
+    origin = card.provenance.get("imported")
+    if not isinstance(origin, dict):
+        return {}
+    keys = ("tool", "dataset", "trainer", "plans", "configuration", "training_cases")
+    told = {key.replace("_", " "): _text(str(origin[key])) for key in keys if origin.get(key)}
+    if isinstance(folds := origin.get("folds"), dict):
+        told["folds"] = ", ".join(map(str, folds))
+    return told
 
 
 def _seen(card: ModelCard) -> str:

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.transform import resize
 
-from medseg.data.resample import axis_matrix, resample, resample_channels, spline_orders
+from medseg.data.resample import axis_matrix, resample, resample_channels, resample_thick, spline_orders
 
 CASES = [
     ((17, 12, 9), (11, 19, 9)),
@@ -97,3 +97,20 @@ def test_an_axis_over_three_times_coarser_is_resampled_linearly():
     assert spline_orders((1.0, 1.0, 3.0)) == (3, 3, 3)
     assert spline_orders((1.0, 1.2, 3.1)) == (3, 3, 1)
     assert spline_orders((6.0, 1.0, 1.0)) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("thick", [0, 1, 2])
+@pytest.mark.parametrize("thick_size", [4, 11, 17])
+def test_thick_slices_are_resized_one_by_one_and_then_the_nearest_is_taken(thick, thick_size):
+    """As nnU-Net does: skimage's resize a slice, then map_coordinates of order 0 along the thick axis."""
+    data = np.moveaxis(noise((6, 13, 10)), 0, thick)
+    target = [19, 8]
+    target.insert(thick, thick_size)
+    slices = [
+        resize(one.astype(float), (19, 8), 3, mode="edge", anti_aliasing=False) for one in np.moveaxis(data, thick, 0)
+    ]
+    grid = np.mgrid[:thick_size, :19, :8].astype(float)
+    grid[0] = 6 / thick_size * (grid[0] + 0.5) - 0.5
+    theirs = ndimage.map_coordinates(np.stack(slices), grid, order=0, mode="nearest")
+    ours = resample_thick(data, (target[0], target[1], target[2]), 3, 0, thick)
+    np.testing.assert_allclose(ours, np.moveaxis(theirs, 0, thick), atol=1e-5)

@@ -150,3 +150,27 @@ def test_a_real_scan_in_slabs_gets_the_labels_that_it_gets_all_at_once(real_data
     wanted = order.array(at_scan.argmax(0).numpy())
     assert min(np.bincount(found.ravel(), minlength=3)) > 1000
     np.testing.assert_array_equal(found[order.array(clear)], wanted[order.array(clear)])
+
+
+def test_an_imported_plan_gives_the_same_labels_whatever_the_storage_and_background_outside_its_crop():
+    torch.manual_seed(0)
+    feed = {
+        "orientation": "LPS",
+        "crop": "nonzero",
+        "image": {"order": 3, "order_thick": 0},
+        "logits": {"order": 1, "order_thick": 0},
+        "blend": "nnunet",
+    }
+    plan = tiny_plan(spacing_mm=[1.2, 1.2, 1.7], feed=feed)
+    predict = torch_predict([network_for(plan)], torch.device("cpu"))
+    data = np.where(texture() == 0, np.int16(1), texture())
+    data[:2], data[:, -3:] = 0, 0
+    first = segment(volume_of(data, OBLIQUE), plan, predict).label_map
+    assert len(np.unique(first.data)) > 1
+    assert not first.data[:2].any()
+    assert not first.data[:, -3:].any()
+    for ornt in ALL_48[::7]:
+        stored = nib.Nifti1Image(data, OBLIQUE).as_reoriented(ornt)
+        found = segment(volume_of(np.asanyarray(stored.dataobj), stored.affine), plan, predict).label_map
+        wanted = nib.Nifti1Image(first.data, OBLIQUE).as_reoriented(ornt)
+        np.testing.assert_array_equal(found.data, np.asanyarray(wanted.dataobj))

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data.utils import compute_importance_map
+from scipy.ndimage import gaussian_filter
 
-from medseg.inference.windows import axis_starts, gaussian_weights, window_starts
+from medseg.inference.windows import axis_starts, gaussian_weights, nnunet_weights, window_starts
 
 
 @given(size=st.integers(1, 300), window=st.integers(1, 90), overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]))
@@ -49,3 +50,14 @@ def test_the_weights_of_an_even_window_equal_monais_but_for_a_factor_and_the_flo
     both = (ours > 2e-3) & (theirs > 2e-3)
     np.testing.assert_allclose(ours[both], theirs[both] / theirs.max(), rtol=1e-5)
     assert (ours.min(), ours.max()) == (np.float32(1e-3), 1.0)
+
+
+@pytest.mark.parametrize("window", [(8, 12, 16), (40, 56, 40), (1, 32, 24), (7, 9, 5)])
+def test_the_weights_of_an_import_are_nnunets_recipe_to_the_bit(window):
+    """A point at n // 2, scipy's Gaussian over it, times 10 in float16, zeros replaced by the smallest that is none."""
+    point = np.zeros(window)
+    point[tuple(n // 2 for n in window)] = 1
+    smooth = gaussian_filter(point, [n / 8 for n in window], mode="constant")
+    half = (smooth / (smooth.max() / 10)).astype(np.float16)
+    half[half == 0] = half[half != 0].min()
+    np.testing.assert_array_equal(nnunet_weights(window), half.astype(np.float32) / np.float32(10))

@@ -82,6 +82,7 @@ def feed_of(configuration: Configuration, axes: Axes) -> Feed:
         logits=_resampling(
             "resampling_fn_probabilities", functions[1], configuration.resampling_fn_probabilities_kwargs, most=1
         ),
+        blend="nnunet",
     )
 
 

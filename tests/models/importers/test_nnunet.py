@@ -2,15 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from medseg.core.errors import ModelError
 from medseg.models.bundle import load_model
+from medseg.models.card import model_readme
 from medseg.models.importers import torch_checkpoint
 from medseg.models.importers.imported import ImportOptions
 from medseg.models.importers.nnunet import read_nnunet
 from medseg.workflows.import_model import import_model
+from medseg.workflows.infer import infer
 from tests.models.importers.nnunet_folder import arch_kwargs, decoded_here, nnunet_folder
 
 
@@ -224,3 +227,35 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     assert card.fingerprint.spacings_mm[0] == (1.0, 2.0, 3.0)
     assert card.fingerprint.foreground[0].sd == 1.5
     assert card.inference.ensemble == "logits"
+    readme = model_readme(card)
+    assert "| trainer | nnUNetTrainer |" in readme
+    assert "2 of" not in readme  # steps, optimizer and seed of a training that medseg did not see
+    assert "No validation came with it" in readme
+
+
+# Label maps of nnU-Net 2.8.1's own predictor (fold all, no mirroring, CPU) for scans of Task04_Hippocampus, by
+# nnUNetv2_predict_from_modelfolder -m models/nnunet_hippocampus -f all --disable_tta: a structure's voxels and mean i, j, k.
+NNUNETS_LABELS = {
+    "hippocampus_001": [(1753, 17.947, 35.833, 11.675), (1101, 14.847, 19.808, 18.371)],
+    "hippocampus_034": [(2105, 15.933, 32.196, 12.662), (934, 12.551, 19.687, 18.461)],
+}
+
+
+@pytest.fixture(scope="module")
+def trained_by_nnunet(real_data, tmp_path_factory):
+    """The model that nnU-Net trained, imported through its child process; and its scans."""
+    folder = real_data.parent / "models" / "nnunet_hippocampus"
+    if not folder.is_dir():
+        pytest.skip(f"no model of nnU-Net at {folder}")
+    place = tmp_path_factory.mktemp("nnunet")
+    return import_model(folder, output=place / "model").folder, real_data / "Task04_Hippocampus" / "imagesTr", place
+
+
+@pytest.mark.parametrize("case", NNUNETS_LABELS)
+def test_labels_are_those_of_nnunets_own_predictor(trained_by_nnunet, case):
+    model, scans, place = trained_by_nnunet
+    found = infer(scans / f"{case}.nii.gz", model=model, output=place, device="cpu").label_map.data
+    for value, (voxels, *centre) in enumerate(NNUNETS_LABELS[case], 1):
+        places = np.argwhere(found == value)
+        assert abs(len(places) - voxels) <= 2e-4 * found.size / 2
+        np.testing.assert_allclose(places.mean(axis=0), centre, atol=0.05)  # two voxels at the other end
