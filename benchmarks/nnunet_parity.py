@@ -5,7 +5,8 @@
 
 nnU-Net (.venv-bench) plans, preprocesses and trains small networks for `--steps` steps on the CPU: a plain 3D one, a 2D
 one, a residual encoder, thick slices, regions with two folds, two channels with a zero background, a CT. The plans' patch
-and features are made small, so that a scan takes many windows, and the scans' spacings differ, so that all are resampled.
+and features are made small, so that a scan takes many windows, and the scans' spacings differ, so that all are resampled;
+the last biases are set so that every structure is found somewhere, which few steps do not teach.
 Then its predictor (no mirroring) and `medseg infer` label the same scans. What was made in WORK is not made again.
 """
 
@@ -101,6 +102,8 @@ def main() -> None:
         if not (work / "done.json").is_file():
             run_peer(options, work, order, [])
         model = next((work / "results").glob("*/*__*__*"))
+        if not (work / "balanced.json").is_file():
+            run_peer(options, work, {"balance": str(model), "folds": list(recipe.folds)}, scans[:1], always=True)
         run_peer(options, work, {"predict": str(model), "folds": list(recipe.folds)}, scans)
         compare(recipe.what, model, work, scans)
 
@@ -184,8 +187,10 @@ def changed(
     return [np.where(inside, data + 1, 0).astype(np.float32), np.where(inside, other, 0).astype(np.float32)], affine
 
 
-def run_peer(options: argparse.Namespace, work: Path, order: dict[str, Any], scans: list[list[Path]]) -> None:
-    if scans and all((work / "nnunet" / f"{case[0].name[:3]}.nii.gz").is_file() for case in scans):
+def run_peer(
+    options: argparse.Namespace, work: Path, order: dict[str, Any], scans: list[list[Path]], *, always: bool = False
+) -> None:
+    if scans and not always and all((work / "nnunet" / f"{case[0].name[:3]}.nii.gz").is_file() for case in scans):
         return
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
     environment = os.environ | folders | {LOADERS: "0", "nnUNet_def_n_proc": "1"}
@@ -201,6 +206,10 @@ def peer(work: Path, order: dict[str, Any], cases: list[str]) -> None:
     """In nnU-Net's environment: make a model, or predict."""
     import torch
 
+    if "balance" in order:
+        balance(order["balance"], order["folds"], json.loads(cases[0]))
+        (work / "balanced.json").write_text("{}")
+        return
     if "predict" in order:
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -213,6 +222,35 @@ def peer(work: Path, order: dict[str, Any], cases: list[str]) -> None:
         )
         return
     train(work, order)
+
+
+def balance(model: str, folds: list[str], case: list[str]) -> None:
+    """Set the last biases so that every structure wins in some voxels of ``case``: after few steps all would be background."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    for fold in folds:
+        predictor = nnUNetPredictor(use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"))
+        predictor.initialize_from_trained_model_folder(model, (fold,))
+        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+        data = preprocessor.run_case(
+            case, None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+        )[0]
+        logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).float().flatten(1)
+        shift = torch.zeros(len(logits))
+        regions = predictor.label_manager.has_regions
+        for n in range(0 if regions else 1, len(logits)):
+            over = logits[n] if regions else logits[n] - logits[0]
+            shift[n] = -torch.quantile(over[:: max(1, len(over) // 10**6)], 0.9 if regions and n == 0 else 0.95)
+        file = Path(model) / f"fold_{fold}" / "checkpoint_final.pth"
+        checkpoint = torch.load(file, weights_only=False)
+        heads = [
+            key
+            for key in checkpoint["network_weights"]
+            if key.startswith("decoder.seg_layers.") and key.endswith("bias")
+        ]
+        checkpoint["network_weights"][max(heads, key=lambda key: int(key.split(".")[2]))] += shift
+        torch.save(checkpoint, file)
 
 
 def train(work: Path, order: dict[str, Any]) -> None:
