@@ -113,7 +113,7 @@ def folder_path(place: Path, kind: str) -> Path:
     return place.parent / kind / f"{place.name}.nii.gz"
 
 
-def _writer(kind: str, maps: Callable[[Recorded], tuple[Iterator[Steps], int]]) -> Writer:
+def _writer(kind: str, summary: str, maps: Callable[[Recorded], tuple[Iterator[Steps], int]]) -> Writer:
     def paths(place: Path, labels: Labels) -> tuple[Path]:
         return (folder_path(place, kind),)
 
@@ -129,8 +129,17 @@ def _writer(kind: str, maps: Callable[[Recorded], tuple[Iterator[Steps], int]]) 
 
         return {folder_path(segmentation.place, kind): write}
 
+    contents.__doc__ = summary  # as `medseg list writers` says it
     return Writer(paths, contents)
 
 
-PROBABILITIES = _writer("probabilities", lambda recorded: (recorded.maps(), len(recorded.names)))
-ENTROPY = _writer("entropy", lambda recorded: (iter([recorded.map(recorded.count - 1)]), 1))
+PROBABILITIES = _writer(
+    "probabilities",
+    "The probability of each label or region as one NIfTI, on the scan's grid.",
+    lambda recorded: (recorded.maps(), len(recorded.names)),
+)
+ENTROPY = _writer(
+    "entropy",
+    "How uncertain each voxel is, from 0 to 1, as one NIfTI on the scan's grid.",
+    lambda recorded: (iter([recorded.map(recorded.count - 1)]), 1),
+)
