@@ -19,6 +19,16 @@ def models_folder() -> Path:
     return Path(platformdirs.user_data_dir("medseg", appauthor=False)) / "models"
 
 
+def converted_beside(folder: Path) -> Path:
+    """Where the networks of the model ``folder`` are kept as other libraries take them: beside it, never in it.
+
+    >>> converted_beside(Path("/models/liver")).name
+    'liver.openvino'
+    """
+    whole = folder.absolute()
+    return whole.with_name(f"{whole.name}.openvino")
+
+
 def check_name(name: str) -> str:
     """``name`` itself. Raises ConfigError unless it can name a folder on any system."""
     if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):

@@ -36,7 +36,7 @@ from medseg.io.model_archive import (
 )
 from medseg.io.source import check_regular, shown
 from medseg.models.bundle import Model, ModelCard, load_model, read_card
-from medseg.models.installed import check_name, find_model, installed, models_folder, not_installed
+from medseg.models.installed import check_name, converted_beside, find_model, installed, models_folder, not_installed
 
 HUB = "https://huggingface.co"
 PULLED = "pulled.json"
@@ -157,7 +157,10 @@ def pull(
 
 
 def remove(name: str, *, folder: Path | None = None) -> Path:
-    """Delete the installed model ``name``, whole, and return the folder that it was. Raises ModelError where there is none."""
+    """Delete the installed model ``name``, whole, and return the folder that it was. Raises ModelError where there is none.
+
+    What it was converted to goes with it.
+    """
     place = folder or models_folder()
     found = place / check_name(name)
     if not (found / CARD).is_file():
@@ -167,6 +170,9 @@ def remove(name: str, *, folder: Path | None = None) -> Path:
             found.unlink()
         else:
             shutil.rmtree(found.rename(place / f".{name}.{os.getpid()}.tmp"))
+        converted = converted_beside(found)
+        if converted.is_dir() and not (converted / CARD).is_file():  # a model may have any name
+            shutil.rmtree(converted)
     except OSError as error:
         raise explained(error, found) from error
     return found

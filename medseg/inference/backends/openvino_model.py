@@ -17,6 +17,7 @@ from torch import nn
 from medseg.core.errors import MedsegError, ModelError, OutputError, ResourceError
 from medseg.core.files import clear_unfinished, sha256_of, staged_folder, write_json
 from medseg.models.bundle import Model
+from medseg.models.installed import converted_beside
 
 FORMAT = 1  # of what is kept
 LARGEST_DIFFERENCE = 0.01
@@ -67,8 +68,7 @@ def _places(model: Model) -> list[Path]:
     """Where what was converted may be kept: beside the model folder, never in it, so that no model brings its own."""
     from platformdirs import user_cache_path
 
-    folder = model.folder.absolute()
-    return [folder.with_name(f"{folder.name}.openvino"), user_cache_path("medseg") / "openvino"]
+    return [converted_beside(model.folder), user_cache_path("medseg") / "openvino"]
 
 
 def _key(model: Model, openvino: Any) -> dict[str, Any]:
