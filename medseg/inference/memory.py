@@ -10,6 +10,7 @@ from threading import Event, Thread
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
@@ -76,11 +77,34 @@ def fitted(
     return trial
 
 
+def stepping_down(predict: Predict, say: Callable[[str], None]) -> Predict:
+    """``predict``, where a batch for which the device's memory does not suffice is cut in two, from then on.
+
+    One window alone for which it does not suffice raises torch.OutOfMemoryError. Sums are held by the CPU, never the device.
+    """
+    most: int | None = None
+
+    def predicted(patches: Tensor) -> Tensor:
+        nonlocal most
+        if most is not None and len(patches) > most:
+            return torch.cat([predicted(part) for part in torch.split(patches, most)])
+        try:
+            return predict(patches)
+        except torch.OutOfMemoryError:
+            if len(patches) == 1:
+                raise
+            most = (len(patches) + 1) // 2
+        say(f"out of memory with {len(patches)} windows at once; going on with {most}")
+        return predicted(patches)
+
+    return predicted
+
+
 def _check(given: int, estimate: Estimate) -> None:
     if estimate.peak > given:
         raise ResourceError(
-            f"max-memory {_gib(given)} GiB does not suffice: this scan and this model need {estimate}; give more, crop the "
-            "scan, or close what else this process holds"
+            f"max-memory {_gib(given)} GiB does not suffice: this scan and this model need at least {estimate}; give more, crop "
+            "the scan, or close what else this process holds"
         )
 
 

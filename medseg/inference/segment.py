@@ -17,7 +17,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import framed, resampled, restore_orders
 from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
-from medseg.inference.memory import DTYPES, fitted
+from medseg.inference.memory import DTYPES, fitted, stepping_down
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
@@ -68,6 +68,7 @@ def segment(
     ``settings.max_memory`` is given, ``say`` is told what will be held. Raises ResourceError where it does not suffice.
     """
     labels = plan.structure_labels
+    predict = stepping_down(predict, say)
     if settings.mirror:
         kept = range(labels.outputs)
         swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept

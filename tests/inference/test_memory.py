@@ -79,6 +79,31 @@ def test_what_cannot_fit_is_refused_before_anything_is_computed():
     assert refused.value.exit_code == 5
 
 
+def test_a_device_that_is_full_gets_fewer_windows_at_once_and_the_labels_stay():
+    """A device for three windows at most; and one that has no room for a single one."""
+    data = np.random.default_rng(0).normal(0, 300, (1, 60, 50, 40)).astype(np.int16)
+    volume = Volume(data, Geometry((60, 50, 40), np.diag([3.0, 3.0, 3.0, 1.0])))
+    sizes: list[int] = []
+
+    def with_room_for(room: int):
+        def predict(patches: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(patches))
+            if len(patches) > room:
+                raise torch.OutOfMemoryError("injected")
+            return torch.cat([1 - patches, patches], dim=1)
+
+        return predict
+
+    plan, said = plan_of({"background": 0, "liver": 1}), []
+    eight = InferenceSettings(batch=8)
+    found = segment(volume, plan, with_room_for(3), settings=eight, say=said.append).label_map.data
+    assert said == ["out of memory with 6 windows at once; going on with 3"]  # a slab has six
+    assert (sizes[0], max(sizes[1:])) == (6, 3)
+    np.testing.assert_array_equal(found, segment(volume, plan, with_room_for(9), settings=eight).label_map.data)
+    with pytest.raises(torch.OutOfMemoryError):
+        segment(volume, plan, with_room_for(0), settings=eight)
+
+
 def test_half_precision_sums_give_the_labels_of_single_precision():
     """Fifty smooth outputs on noise: where two are nearer than a rounding, either may win."""
     data = np.random.default_rng(0).normal(0, 300, (1, 60, 50, 40)).astype(np.int16)
