@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import shutil
 import signal
 import sys
 import warnings
@@ -22,6 +23,7 @@ _PRELOADED = (
     *("distributed", "medseg.workflows.cluster_worker", "medseg.inference.segment", "medseg.models.bundle"),
     "medseg.io.nifti",
 )
+_SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub"}
 _LOGGERS = ("distributed", "tornado", "asyncio", "dask_jobqueue")
 
 
@@ -132,10 +134,23 @@ def _preload() -> None:
 
 @contextmanager
 def _jobs(spec: QueueSpec, say: Say) -> Iterator[Any]:
+    if shutil.which(_SUBMIT[spec.kind]) is None:
+        raise ResourceError(
+            f"--cluster: {_SUBMIT[spec.kind]} is not found; run this where jobs are submitted to {spec.kind.upper()}"
+        )
     cluster = queue_cluster(spec)
     try:
+        try:
+            for _ in range(spec.workers):  # as `scale` does, which does not tell what the queue refuses
+                cluster.worker_spec.update(cluster.new_worker_spec())
+            cluster.sync(cluster._correct_state)
+        except RuntimeError as error:
+            cluster.worker_spec.clear()  # so that closing does not submit them again
+            cluster._created.clear()
+            words = " ".join(str(error).split("stderr:")[-1].split())
+            raise ResourceError(f"--cluster: {spec.kind.upper()} does not take the jobs: {words}") from None
         cluster.adapt(minimum_jobs=spec.workers, maximum_jobs=spec.workers)  # and not scale: lost jobs come again
-        say(f"{spec.workers} jobs are submitted to {spec.kind}; the first that starts begins")
+        say(f"{spec.workers} jobs are submitted to {spec.kind.upper()}; the first that starts begins")
         yield cluster
     finally:
         cluster.close()

@@ -287,6 +287,39 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str) -> QueueSpec:
+    """SLURM's commands, where ``sbatch`` is a shell script."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, script in {
+        "sbatch": sbatch,
+        "scancel": 'for job in "$@"; do kill -- "-$job" 2>/dev/null; done; exit 0',
+    }.items():
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return QueueSpec(kind="slurm", workers=2, memory="1GB", walltime="00:10:00")
+
+
+def test_a_queue_that_is_not_here_or_refuses_is_told(folder, tmp_path, monkeypatch):
+    spec = queue(tmp_path, monkeypatch, 'echo "sbatch: error: Invalid account" >&2; exit 1')
+    with pytest.raises(ResourceError, match=r"SLURM does not take the jobs: .*Invalid account"):
+        run(folder, tmp_path / "out", spec)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ResourceError, match="sbatch is not found; run this where jobs are submitted to SLURM"):
+        run(folder, tmp_path / "out", spec)
+
+
+@pytest.mark.slow
+def test_jobs_of_a_queue_do_the_cases(folder, tmp_path, monkeypatch, serial):
+    spec = queue(tmp_path, monkeypatch, 'setsid sh "$1" > /dev/null 2>&1 & echo "Submitted batch job $!"')
+    found, told = run(folder, tmp_path / "out", spec)
+    assert sorted(told) == [f"case_{n}" for n in range(6)]
+    assert found.failed == 0
+    assert label_maps(tmp_path / "out") == serial
+
+
 @pytest.mark.slow
 def test_a_parent_that_is_killed_and_run_again_goes_on(folder, tmp_path, client, address, serial):
     output = tmp_path / "out"
