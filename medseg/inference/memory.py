@@ -21,7 +21,7 @@ from medseg.inference.stream import CONSTANT_BYTES, Predict, slab_axis
 from medseg.inference.windows import Triple
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16}
-SLACK = 96 * 2**20  # what an allocator keeps, and libraries that load when they are first used
+SLACK = 160 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
 """Bytes a voxel of the scan while a channel's intensities are normalised, what comes out among them."""
 OTHER_BYTES = 32  # statistics are made in float64
