@@ -60,6 +60,8 @@ def _blended(grid: np.ndarray, told: dict, networks: list) -> np.ndarray:
     patch = windows["patch_size"]
     before = [max(0, w - n) // 2 for n, w in zip(grid.shape, patch, strict=True)]
     padded = np.pad(grid, [(b, max(0, w - n) - b) for b, n, w in zip(before, grid.shape, patch, strict=True)])
+    if windows["blend"] != "gaussian":
+        raise NotImplementedError(windows["blend"])
     bells = [np.exp(-0.5 * ((np.arange(w) - (w - 1) / 2) / (w * windows["sigma"])) ** 2) for w in patch]
     bell = np.einsum("i,j,k->ijk", *bells)
     bell = np.maximum(bell / bell.max(), windows["smallest"])

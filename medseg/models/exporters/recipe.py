@@ -23,8 +23,10 @@ HOW = (
     "Run each network on each window. `mirror`: also on the window reversed along each combination of these axes, the output "
     "reversed back; where axis 0 is among them, channel c is output_swaps[c] of that output; then the mean of all.",
     "Several networks: the mean of their outputs, after softmax (regions: sigmoid) where `ensemble` says probabilities.",
-    "Blend windows by weights exp(-0.5 * ((x - (w - 1) / 2) / (w * sigma))^2), multiplied over axes, divided by their largest, "
-    "and at least `smallest`: sum of weight * output over sum of weights.",
+    "Blend windows: sum of weight * output over sum of weights. `blend` gaussian: weights exp(-0.5 * ((x - (w - 1) / 2) / "
+    "(w * sigma))^2), multiplied over axes, divided by their largest, and at least `smallest`. nnunet: away = x - w // 2, "
+    "exp(-0.5 * (away / (w / 8))^2), 0 where |away| > int(w / 2 + 0.5), multiplied over axes and by 10, as float16; what is 0 "
+    "then takes the smallest above 0; divided by 10.",
     "Interpolate outputs linearly back to the scan's grid: source position (x + 0.5) * n_source / n_target - 0.5, clipped to the "
     "source. `outputs`, if given, says another way (order, order_thick beyond thick).",
     "The label is that of the largest output. With `regions`: in their order, each writes its value where its logit is above 0 "
@@ -73,6 +75,7 @@ def recipe(model: Model, files: Mapping[str, str], settings: Mapping[str, Any]) 
         "windows": {
             "patch_size": list(plan.patch_size),
             "overlap": settings["overlap"],
+            "blend": feed["blend"],
             "sigma": 0.125,
             "smallest": 1e-3,
             "mirror": list(settings["mirror"]),
