@@ -100,3 +100,5 @@ INTENSITIES: dict[str, Callable[..., Normalise]] = {
     "divided": divided,
     "none": none,
 }
+VOXEL_BY_VOXEL = ("ct_window", "divided", "none")
+"""Schemes that need nothing of a voxel but its value, so that any part of a volume can be normalised alone."""

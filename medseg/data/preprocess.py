@@ -1,5 +1,8 @@
 """From a scan to the plan's grid and intensities: the same function for training and inference."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -11,7 +14,7 @@ from medseg.core.geometry import Geometry, crop, order_between, order_to, resize
 from medseg.core.plan import Feed, Plan, Resampling, TripleMm
 from medseg.core.regrid import label_map_onto, straightened
 from medseg.core.volume import LabelMap, Volume
-from medseg.data.intensity import INTENSITIES
+from medseg.data.intensity import INTENSITIES, VOXEL_BY_VOXEL, Normalise
 from medseg.data.resample import (
     Shape,
     resample,
@@ -74,6 +77,40 @@ def resampled(frame: Volume, plan: Plan) -> Volume:
     # A single channel, as CT has, is not copied.
     data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))
     return Volume(data, resized(frame.geometry, shape), frame.warnings)
+
+
+@dataclass(frozen=True, eq=False)
+class ByWindow:
+    """An image (C, I, J, K) that is normalised where it is cut: a window has the bits that it has in ``resampled``."""
+
+    data: npt.NDArray[Any]
+    normalise: tuple[Normalise, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    def __getitem__(self, cut: tuple[slice, ...]) -> npt.NDArray[np.float32]:
+        """The window at ``cut`` (four slices), float32."""
+        inside = self.data[cut]
+        return np.stack([make(np.ascontiguousarray(one)) for make, one in zip(self.normalise, inside, strict=True)])
+
+
+def is_by_window(grid: Geometry, plan: Plan) -> bool:
+    """Whether a scan on ``grid`` can stay as it is stored until a window is cut from it.
+
+    It lies on the plan's grid, no smaller than a window, and its intensities are normalised voxel by voxel.
+    """
+    return (
+        shape_for(grid, plan) == grid.shape
+        and all(n >= w for n, w in zip(grid.shape, plan.patch_size, strict=True))
+        and all(one.scheme.name in VOXEL_BY_VOXEL and one.within != "nonzero" for one in plan.intensity)
+    )
+
+
+def by_window(frame: Volume, plan: Plan) -> ByWindow:
+    """``frame`` (of ``framed``) as ``is_by_window`` allows it: no copy of it is made."""
+    return ByWindow(frame.data, tuple(build("intensity", INTENSITIES, one.scheme) for one in plan.intensity))
 
 
 def shape_for(grid: Geometry, plan: Plan) -> Shape:

@@ -15,7 +15,7 @@ from torch import Tensor
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.plan import Plan
-from medseg.data.preprocess import shape_for
+from medseg.data.preprocess import is_by_window, shape_for
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, slab_axis
 from medseg.inference.windows import Triple
@@ -117,12 +117,15 @@ def _estimate(frame: Geometry, plan: Plan, settings: InferenceSettings, process:
     plane = prod(outer) // outer[axis]
     sums = labels.outputs * DTYPES[settings.accumulators].itemsize
     scan, made = prod(frame.shape), prod(source)
+    windows_only = is_by_window(frame, plan)  # no copy of the scan is made
     per_voxel = max(INTENSITY_BYTES.get(intensity.scheme.name, OTHER_BYTES) for intensity in plan.intensity)
     return Estimate(
         process=process,
         # Resampling holds what an axis takes in, what it gives, and a copy of the larger one.
-        preprocessing=4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
-        prepared=4 * plan.channels * (made if outer == source else made + prod(outer)),
+        preprocessing=0
+        if windows_only
+        else 4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
+        prepared=0 if windows_only else 4 * plan.channels * (made if outer == source else made + prod(outer)),
         blending=(sums + 4) * plane * window[axis] + min(CONSTANT_BYTES, labels.outputs * prod(window) * 4),
         network=network * settings.batch,
         # Where a slab begins: a few planes of all outputs, and each output's extremes.

@@ -14,7 +14,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
-from medseg.data.preprocess import framed, resampled, restore_orders
+from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, shape_for
 from medseg.inference.decide import largest, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.memory import DTYPES, fitted, stepping_down
@@ -76,12 +76,12 @@ def segment(
     frame, box = framed(volume, plan)
     settings = fitted(frame.geometry, plan, settings, predict, say)
     clock = [time.perf_counter()]
-    prepared = resampled(frame, plan)
+    image = by_window(frame, plan) if is_by_window(frame.geometry, plan) else resampled(frame, plan).data
     clock.append(time.perf_counter())
     order = order_to(volume.geometry, plan.feed.orientation)
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
-    source = prepared.geometry.shape
+    source = shape_for(frame.geometry, plan)
     axis = slab_axis(source, plan.patch_size)
     in_network = 0.0
     predicted = total = 0
@@ -100,7 +100,7 @@ def segment(
         progress(stage, done, of)
 
     slabs = stream_logits(
-        prepared.data,
+        image,
         timed,
         channels=labels.outputs,
         window=plan.patch_size,

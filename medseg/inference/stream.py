@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.core.progress import Progress, silent
+from medseg.data.preprocess import ByWindow
 from medseg.inference.windows import SMALLEST_WEIGHT, Triple, gaussian_weights, window_starts
 
 Predict = Callable[[Tensor], Tensor]
@@ -28,7 +29,7 @@ def slab_axis(shape: Triple, window: Triple) -> int:
 
 
 def stream_logits(
-    image: Array,
+    image: Array | ByWindow,
     predict: Predict,
     *,
     channels: int,
@@ -54,8 +55,9 @@ def stream_logits(
     """
     shape = image.shape[1:]
     padding = [(max(0, w - n) // 2, max(0, w - n) - max(0, w - n) // 2) for n, w in zip(shape, window, strict=True)]
-    padded = np.pad(image, [(0, 0), *padding]) if any(a or b for a, b in padding) else image
-    source = torch.from_numpy(np.ascontiguousarray(padded))
+    source = image if isinstance(image, ByWindow) else np.ascontiguousarray(image)
+    if any(a or b for a, b in padding):
+        source = np.pad(source[:, :, :, :], [(0, 0), *padding])
     outer = (source.shape[1], source.shape[2], source.shape[3])
     ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive)
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
@@ -77,11 +79,12 @@ def stream_logits(
 _Patch = tuple[Triple, Tensor, bool]
 
 
-def _groups(source: Tensor, row: Sequence[Triple], window: Triple, batch: int) -> Iterator[list[_Patch]]:
+def _groups(source: Array | ByWindow, row: Sequence[Triple], window: Triple, batch: int) -> Iterator[list[_Patch]]:
     """Windows in their order: ``start``, patch and whether it is constant; no more than ``batch`` of a group are not."""
     group: list[_Patch] = []
     for start in row:
-        patch = source[(slice(None), *(slice(a, a + w) for a, w in zip(start, window, strict=True)))]
+        i, j, k = (slice(a, a + w) for a, w in zip(start, window, strict=True))
+        patch = torch.from_numpy(source[:, i, j, k])
         group.append((start, patch, _is_constant(patch)))
         if sum(not constant for _, _, constant in group) == batch:
             yield group

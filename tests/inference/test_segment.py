@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry, order_between
 from medseg.core.volume import Volume
-from medseg.data.preprocess import preprocess
+from medseg.data.preprocess import framed, is_by_window, preprocess
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.segment import segment
 from medseg.inference.settings import InferenceSettings
@@ -46,6 +46,37 @@ def test_all_48_storage_orders_give_the_same_labels_in_their_own_order():
         wanted = nib.Nifti1Image(first.data, OBLIQUE).as_reoriented(ornt)
         np.testing.assert_array_equal(found.data, np.asanyarray(wanted.dataobj))
         np.testing.assert_allclose(found.geometry.affine, stored.affine, atol=1e-12)
+
+
+def test_on_the_plans_grid_a_ct_is_normalised_window_by_window_and_gets_the_same_bits():
+    """The network sees what `preprocess` makes, whatever the storage order; other schemes and grids are made whole."""
+    random = np.random.default_rng(0)
+    ct = {"intensity": [{"scheme": {"name": "ct_window", "lower": -160, "upper": 240, "mean": 37.7, "sd": 61.3}}]}
+    affine = np.diag([1.5, 1.5, 2.0, 1.0])
+    data = random.integers(-1000, 1000, (18, 15, 12)).astype(np.int16)
+    plan = tiny_plan(spacing_mm=[1.5, 1.5, 2.0], patch_size=[8, 8, 8], **ct)
+    stored = nib.Nifti1Image(data, affine).as_reoriented([[2, -1], [0, 1], [1, -1]])
+    scan = volume_of(np.asanyarray(stored.dataobj), stored.affine)
+    frame, _ = framed(scan, plan)
+    assert is_by_window(frame.geometry, plan)
+    whole = preprocess(scan, plan).data
+    seen: list[np.ndarray] = []
+
+    def predict(patches: torch.Tensor) -> torch.Tensor:
+        seen.extend(patches.numpy().copy())
+        return threshold(patches)
+
+    segment(scan, plan, predict)
+    starts = sorted(window_starts(whole.shape[1:], (8, 8, 8), 0.5), key=lambda s: (s[0], s))
+    assert len(seen) == len(starts) > 8
+    for patch, (i, j, k) in zip(seen, starts, strict=True):
+        np.testing.assert_array_equal(patch, whole[:, i : i + 8, j : j + 8, k : k + 8])
+    for other in (
+        tiny_plan(spacing_mm=[1.5, 1.5, 2.0], patch_size=[8, 8, 8]),  # z-score
+        tiny_plan(spacing_mm=[1.5, 1.5, 1.0], patch_size=[8, 8, 8], **ct),
+        tiny_plan(spacing_mm=[1.5, 1.5, 2.0], patch_size=[8, 8, 16], **ct),
+    ):
+        assert not is_by_window(frame.geometry, other)
 
 
 @pytest.mark.parametrize("wanted", [(1, 1, 1), (2, 3, 4), (0.5, 0.7, 0.9), (1, 1.5, 2)], ids=str)
