@@ -31,10 +31,11 @@ LEARNING_RATE = {"swin_unetr": 1e-3}
 
 each = pytest.mark.parametrize("name", ARCHITECTURES)
 both_dimensions = pytest.mark.parametrize("dimensions", [2, 3])
+LARGE = ("swin_unetr", "mednext")  # seconds a grid in 3D
 each_grid = pytest.mark.parametrize(
     ("name", "dimensions", "grid"),
     [
-        pytest.param(name, d, grid, marks=[pytest.mark.slow] * (name == "swin_unetr" and d == 3 and grid != "thin"))
+        pytest.param(name, d, grid, marks=[pytest.mark.slow] * (name in LARGE and d == 3 and grid != "even"))
         for name in ARCHITECTURES
         for d, grids in GRIDS.items()
         for grid in grids
