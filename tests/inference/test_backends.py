@@ -1,6 +1,7 @@
 """The contract that every backend keeps, and what each adds."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -208,6 +209,32 @@ def test_openvino_is_loaded_without_its_telemetry():
     assert load_openvino().convert_model
     assert sys.modules["openvino_telemetry"] is None
     assert "openvino.tools.ovc.telemetry_stub" in sys.modules
+
+
+SIGNALLED = """
+import gc, signal, sys, torch
+from pathlib import Path
+from medseg.inference.backends import start
+from medseg.models.bundle import load_model
+caught = []
+signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+def load():
+    return start(load_model(Path(sys.argv[1])), torch.device("cpu"), backend="openvino", precision="f32", say=print)
+first, second = load(), load()
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGTERM)
+print("caught", len(caught))
+"""
+
+
+def test_a_signal_after_openvino_was_let_go_reaches_its_handler(folder):
+    """Of two that go, the second puts back the first's signal stack, which is unmapped: a signal then was a segmentation fault."""
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["caught 1"], done.stderr
 
 
 def test_the_smallest_patch_of_a_2d_network_is_one_slice():

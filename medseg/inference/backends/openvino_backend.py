@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -27,8 +28,7 @@ def openvino_backend(
     logits do not depend on what it comes with. Memory: the weights once, and four feature maps of the first stage of one
     patch (measured on U-Nets; half of it in bf16). The networks of ``model`` are not read where the cache has them.
     """
-    openvino = load_openvino()
-    core = openvino.Core()
+    openvino, core = load_openvino(), _core()
     options = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -41,6 +41,16 @@ def openvino_backend(
         _predict(core.compile_model(network, "CPU", options), openvino.Tensor, outputs)
         for network in converted(model, openvino, core, say)
     )
+
+
+@cache
+def _core() -> Any:
+    """The one Core of this process, never let go.
+
+    The CPU plugin of each Core gives its thread another stack for signals, and with the Core it unmaps it and puts back the one
+    before: of two, one that was unmapped. The next Ctrl-C or SIGTERM was a segmentation fault (OpenVINO 2026.4.1).
+    """
+    return load_openvino().Core()
 
 
 def load_openvino() -> ModuleType:
