@@ -22,6 +22,7 @@ from medseg.workflows.infer_case import Job
 
 TRIES = 3  # so many workers may die with a case in hand before it counts as failed
 PATIENCE_SECONDS = 120.0  # without any worker; jobs in a queue are waited for without end
+ANSWER_SECONDS = 10.0  # a worker that is done gives its few kilobytes in much less
 _LOOK_SECONDS = 1.0
 
 
@@ -141,7 +142,11 @@ class _Dispatch:
         if future.status != "finished":
             self._broken(at, future)
             return
-        answer = future.result()
+        try:
+            answer = future.result(timeout=ANSWER_SECONDS)
+        except TimeoutError:  # it died before it gave its answer away, and Dask would wait for it without end
+            self._lost(at)
+            return
         if "error" in answer:
             raise error_of(answer)
         del self.busy[at]

@@ -21,4 +21,4 @@ def test_killed_five_times_at_random_moments_each_case_is_done_once_and_no_file_
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^5 kills over \d+ runs of 6 cases", done.stdout, re.MULTILINE)
     assert "0 failed or left something, 0 partial files, 0 hashes differ, 0 of" in done.stdout
-    assert "1 races of 8: 0 where not one won" in done.stdout
+    assert "1 races of 8: 0 where none won" in done.stdout
