@@ -84,7 +84,7 @@ def tune(
     progress: Progress = silent,
     say: Say = lambda line: None,
 ) -> Tuned:
-    """Measure ways to run ``model`` and write the presets ``fast``, `balanced`` and ``accurate`` into its model.json.
+    """Measure ways to run ``model`` and write the presets ``fast``, ``balanced`` and ``accurate`` into its model.json.
 
     Cases: the validation cases of the model's own run folder, each predicted by the folds that did not see it; or those of
     ``config``'s data section, or of the folders ``images`` and ``labels``. ``cases``: at most so many, spread evenly.
