@@ -1,5 +1,6 @@
 """``medseg`` and ``python -m medseg``."""
 
+import gc
 import sys
 
 
@@ -7,7 +8,9 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from medseg.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # or the interpreter, as it ends, looks for half a second for garbage among all that torch made
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ DOORS = {
     "jinja2": ("report*",),
     "yaml": ("core.yaml", "training.run_folder"),
     "pydantic": (
-        *("core.*", "models.bundle", "models.how_to_run", "models.importers.nnunet_files", "training.run_folder"),
+        *("core.*", "models.model_json", "models.how_to_run", "models.importers.nnunet_files", "training.run_folder"),
     ),
     "scipy": ("core.*", "data.*", "inference*", "metrics*", "statistics*"),
     "skimage": ("data.*", "inference*", "metrics*", "io.mesh"),  # marching cubes
@@ -349,7 +349,7 @@ IMAGING = HEAVY - {"torch", "monai", "lightning"}
         ),
         ("import medseg; medseg.evaluate", {"torch", "monai", "lightning"}),
         (
-            "import medseg; medseg.infer, medseg.Segmenter",
+            "import medseg; medseg.infer, medseg.Segmenter; import medseg.models.model_json",
             {"torch", "monai", "lightning", "SimpleITK", "pandas", "matplotlib"},
         ),
     ],

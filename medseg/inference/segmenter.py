@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medseg.inference.ensemble import Outputs
     from medseg.inference.stream import Predict
     from medseg.models.bundle import Model
+    from medseg.models.model_json import ModelCard
 
 _ADVICE = "crop the scan, close other programs, or use a device with more memory"
 _TURNS: dict[str, Lock] = {}  # one for each device of this process, whatever model runs there
@@ -140,16 +141,9 @@ class Segmenter:
                 found = self.segment(opened.volume, shown(paths[0]), progress)
         return replace(found, seconds={"read": reading} | found.seconds)
 
-    @contextmanager
-    def open(self, paths: Sequence[Path], options: ReadOptions) -> Iterator[Scan]:
-        """The scan at ``paths`` as ``open_scan`` reads it for this model. Raises DataError where it does not fit the model."""
-        check_channel_order(paths, self.plan.channel_names)
-        options = replace(options, channel_grids=self.plan.channel_grids)
-        with open_scan(paths, channels=self.plan.channels, options=options) as scan:
-            if scan.flat and self.plan.dimensions == 3:
-                name = self.model.card.name
-                raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {name} is 3D; give a 3D scan")
-            yield scan
+    def open(self, paths: Sequence[Path], options: ReadOptions) -> AbstractContextManager[Scan]:
+        """See ``open_for``."""
+        return open_for(self.model.card, paths, options)
 
     def segment(
         self, volume: Volume, name: str, progress: Progress = silent, record: Recorded | None = None
@@ -230,6 +224,18 @@ class Segmenter:
             "device": escape(f"{self.device}, {self.settings.backend} {self.settings.precision}"),
         }
         return f"<table>{''.join(f'<tr><th>{name}</th><td>{value}</td></tr>' for name, value in rows.items())}</table>"
+
+
+@contextmanager
+def open_for(card: "ModelCard", paths: Sequence[Path], options: ReadOptions) -> Iterator[Scan]:
+    """The scan at ``paths`` as ``open_scan`` reads it for the model of ``card``. Raises DataError where it does not fit it."""
+    plan = card.plan
+    check_channel_order(paths, plan.channel_names)
+    options = replace(options, channel_grids=plan.channel_grids)
+    with open_scan(paths, channels=plan.channels, options=options) as scan:
+        if scan.flat and plan.dimensions == 3:
+            raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {card.name} is 3D; give a 3D scan")
+        yield scan
 
 
 def _paths(scan: Any) -> list[Path] | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medseg.core.plan import Plan
-from medseg.models.bundle import ModelCard
+from medseg.models.model_json import ModelCard
 
 
 def model_readme(card: ModelCard) -> str:

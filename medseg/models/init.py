@@ -17,7 +17,7 @@ from medseg.core.errors import ModelError
 from medseg.core.files import sha256_of
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
-from medseg.models import build_network
+from medseg.models.architectures import build_network
 from medseg.models.bundle import load_model, network_for, weights_of
 from medseg.models.unet import from_nnunet_state_dict
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from medseg.core.errors import ConfigError, ModelError
-from medseg.models.bundle import HOW_TO_GET_ONE, newest_model
+from medseg.models.model_json import HOW_TO_GET_ONE, newest_model
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices

@@ -14,7 +14,7 @@ from medseg.data.augment import augmentation_for
 from medseg.data.intensity import INTENSITIES
 from medseg.inference.postprocess import steps_of
 from medseg.losses import LOSSES
-from medseg.models import ARCHITECTURES
+from medseg.models.architectures import ARCHITECTURES
 from medseg.models.bundle import network_for
 from medseg.training.optimizers import OPTIMIZERS, SCHEDULES
 

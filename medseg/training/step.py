@@ -16,7 +16,7 @@ from medseg.data.loader import Batch, load_batch
 from medseg.data.store import StoredCase
 from medseg.losses import LOSSES
 from medseg.losses.deep_supervision import deep_supervision
-from medseg.models import supervision_weights
+from medseg.models.architectures import supervision_weights
 from medseg.models.bundle import network_for, weights_of
 from medseg.training.ema import Ema
 from medseg.training.fabric import make_fabric

@@ -8,7 +8,7 @@ from medseg.core.errors import ModelError, OutputError
 from medseg.core.files import is_there
 
 if TYPE_CHECKING:
-    from medseg.models.bundle import ModelCard
+    from medseg.models.model_json import ModelCard
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def infer(
     (target,) = targets_of([channels], None if output is None else Path(output), force=force)
     options = ReadOptions(series, on_gap, max_voxels)
     folder = None if model is None else Path(model)
-    job = Job.load(folder, device=device, also=also, options=options, settings=settings, say=say)
+    job = Job.starting(folder, device=device, also=also, options=options, settings=settings, say=say)
     check_free(job.writers, place_of(target), job.labels, force=force)
     return job.run(channels, target, progress)
 
@@ -71,7 +71,7 @@ def infer_cases(
     Everything that concerns all of them (device, model, outputs that clash, exist or cannot be written) is raised first.
     """
     targets = targets_of(cases, output, force=force)
-    job = Job.load(model, device=device, also=also, options=options, settings=settings, say=say)
+    job = Job.starting(model, device=device, also=also, options=options, settings=settings, say=say)
     check_apart(job.writers, [place_of(target) for target in targets], job.labels)
     for target in targets:
         check_free(job.writers, place_of(target), job.labels, force=force)

@@ -4,26 +4,29 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg.core.errors import DataError
+from medseg.core.errors import DataError, MedsegError
 from medseg.core.files import json_bytes, sha256_of, write_together
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
 from medseg.inference.result import SegmenterResult, result_html
-from medseg.inference.segmenter import Segmenter
-from medseg.inference.settings import InferenceOptions
+from medseg.inference.segmenter import Segmenter, open_for
+from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.io.outputs import Segmentation, Writer, label_map_file, writers_of
 from medseg.io.reading import files_of
 from medseg.io.recorded import Recorded
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
 from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of
+from medseg.models.installed import find_model
+from medseg.models.model_json import ModelCard, read_card
 
 Say = Callable[[str], None]
 AS_THE_MODEL_WISHES = InferenceOptions()
@@ -74,14 +77,22 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A model on its device, how to read, and what to write beside the label map."""
+    """A model, how to read for it, and what to write beside the label map. Its network may still be ``loading``."""
 
-    segmenter: Segmenter
+    card: ModelCard
+    loading: Future[Segmenter]
     writers: Mapping[str, Writer]
     options: ReadOptions
 
     @classmethod
-    def load(
+    def load(cls, folder: Path | None, **asked: Any) -> "Job":
+        """See ``starting``; the network is loaded and verified. Raises ConfigError, ModelError and ResourceError."""
+        job = cls.starting(folder, **asked)
+        job.loading.result()
+        return job
+
+    @classmethod
+    def starting(
         cls,
         folder: Path | None,
         *,
@@ -91,28 +102,53 @@ class Job:
         settings: InferenceOptions,
         say: Say,
     ) -> "Job":
-        """The model in ``folder``, verified, on its device. Raises ConfigError, ModelError and ResourceError."""
-        writers = writers_of(also)
-        segmenter = Segmenter.load(folder, device=device, say=say, **vars(settings))
-        say(f"model: {segmenter.describe()}")
-        if settings.preset is not None:
-            say(segmenter.model.card.inference.presets[settings.preset].quoted(settings.preset))
-        return cls(segmenter, writers, options)
+        """The model in ``folder``; PyTorch and the network start in a thread, so that a scan can be read meanwhile.
+
+        Raises ConfigError and ModelError for what model.json tells; what is wrong with the weights or the device is raised
+        by whatever needs ``segmenter``.
+        """
+        writers, found = writers_of(also), find_model(folder)
+        card = read_card(found)
+        settings_for(settings, card.inference, card.plan)
+
+        def loaded() -> Segmenter:
+            segmenter = Segmenter.load(found, device=device, say=say, **vars(settings))
+            say(f"model: {segmenter.describe()}")
+            if settings.preset is not None:
+                say(card.inference.presets[settings.preset].quoted(settings.preset))
+            return segmenter
+
+        thread = ThreadPoolExecutor(1)
+        loading = thread.submit(loaded)
+        thread.shutdown(wait=False)
+        return cls(card, loading, writers, options)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The loaded model, for which this waits. Raises ModelError, ConfigError and ResourceError where it cannot be."""
+        return self.loading.result()
 
     @property
     def labels(self) -> Labels:
-        return self.segmenter.labels
+        return self.card.detailed_labels
 
     def run(self, channels: Channels, target: Path, progress: Progress) -> InferResult:
-        """Read, segment, write: label map, manifest and what else was asked for take their names together."""
-        opened = self.read(channels)
+        """Read, segment, write: label map, manifest and what else was asked for take their names together.
+
+        What is wrong with the model is raised first, whatever is wrong with the scan.
+        """
+        try:
+            opened = self.read(channels)
+        except MedsegError:
+            self.loading.result()
+            raise
         return self.write(opened, self.segment(opened, progress, target), target)
 
     def read(self, channels: Channels) -> Opened:
         """The scan, checked for the model and the writers, with its hash. Raises DataError and ResourceError."""
         clock, name = time.perf_counter(), shown(channels[0])
-        with ExitStack() as stack, self.segmenter.enough_memory(name):
-            scan = stack.enter_context(self.segmenter.open(channels, self.options))
+        with ExitStack() as stack, self._enough_memory(name):
+            scan = stack.enter_context(open_for(self.card, channels, self.options))
             for writer in self.writers.values():
                 try:
                     writer.check(scan)
@@ -120,6 +156,15 @@ class Job:
                     raise type(error)(f"{name}: {error}") from None
             sources = [{"path": str(path), "sha256": hash_of(path, self.options)} for path in channels]
             return Opened(channels, scan, sources, time.perf_counter() - clock, stack.pop_all())
+
+    @contextmanager
+    def _enough_memory(self, work: str) -> Iterator[None]:
+        """As the segmenter's, for which a failure alone waits."""
+        try:
+            yield
+        except (MemoryError, RuntimeError):
+            with self.segmenter.enough_memory(work):
+                raise
 
     def segment(self, opened: Opened, progress: Progress, target: Path) -> SegmenterResult:
         """The label map of the scan. Raises DataError, ModelError and ResourceError; ``opened`` is then closed.

@@ -13,7 +13,7 @@ from medseg.data.architecture import PLANNER_OPTIONS
 
 # Kind -> where its table is, and what chooses from it. A table is imported when it is asked for.
 TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "architectures": ("medseg.models", ("ARCHITECTURES",), "plan.architecture"),
+    "architectures": ("medseg.models.architectures", ("ARCHITECTURES",), "plan.architecture"),
     "intensities": ("medseg.data.intensity", ("INTENSITIES",), "plan.intensity"),
     "augmentations": ("medseg.data.augment", ("AUGMENTATIONS",), "train.augmentation"),
     "losses": ("medseg.losses", ("LOSSES",), "train.loss"),

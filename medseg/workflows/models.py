@@ -35,8 +35,9 @@ from medseg.io.model_archive import (
     unpack_model,
 )
 from medseg.io.source import check_regular, shown
-from medseg.models.bundle import Model, ModelCard, load_model, read_card
+from medseg.models.bundle import Model, load_model
 from medseg.models.installed import check_name, converted_beside, find_model, installed, models_folder, not_installed
+from medseg.models.model_json import ModelCard, read_card
 
 HUB = "https://huggingface.co"
 PULLED = "pulled.json"

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medseg.core.case import Case
-from medseg.models.bundle import read_card, save_model, saved_folds
+from medseg.models.bundle import save_model, saved_folds
 from medseg.models.card import model_readme
+from medseg.models.model_json import read_card
 from medseg.report.evaluation import Report
 from medseg.statistics import summarise
 

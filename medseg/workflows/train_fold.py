@@ -27,9 +27,10 @@ from medseg.inference.postprocess import steps_of
 from medseg.inference.settings import InferenceSettings
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes
-from medseg.models.bundle import FORMAT_VERSION, ModelCard, read_card, save_model, saved_folds
+from medseg.models.bundle import save_model, saved_folds
 from medseg.models.card import model_readme
 from medseg.models.how_to_run import HowToRun
+from medseg.models.model_json import FORMAT_VERSION, ModelCard, read_card
 from medseg.report.curves import save_curves
 from medseg.report.evaluation import Report
 from medseg.report.overlay import save_overlays

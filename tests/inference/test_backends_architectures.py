@@ -5,7 +5,7 @@ import torch
 
 from medseg.inference.backends.openvino_backend import openvino_backend
 from medseg.inference.backends.openvino_model import RUN, NotConverted
-from medseg.models import ARCHITECTURES
+from medseg.models.architectures import ARCHITECTURES
 from medseg.models.bundle import load_model, open_model, weights_of
 from tests.models.test_architectures import build, planned
 from tests.models.tiny_model import tiny_model, tiny_plan

@@ -6,7 +6,8 @@ import pytest
 
 from medseg.core.errors import ConfigError, ModelError
 from medseg.inference.settings import InferenceOptions, InferenceSettings, bytes_of, mirror_axes, settings_for
-from medseg.models.bundle import HowToRun, read_card
+from medseg.models.how_to_run import HowToRun
+from medseg.models.model_json import read_card
 from tests.models.tiny_model import tiny_model, tiny_plan
 
 PLAN = tiny_plan(mirror_axes=[1, 2])

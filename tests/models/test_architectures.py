@@ -14,7 +14,7 @@ from medseg.data.architecture import PLANNERS, size_multiple
 from medseg.data.planning import Rung, architecture_for, make_frame
 from medseg.losses import dice_ce
 from medseg.losses.deep_supervision import deep_supervision
-from medseg.models import ARCHITECTURES, build_network, supervision_weights
+from medseg.models.architectures import ARCHITECTURES, build_network, supervision_weights
 from medseg.models.bundle import load_model, weights_of
 from tests.models.tiny_model import tiny_model, tiny_plan
 

@@ -11,7 +11,8 @@ from medseg.core.errors import ModelError
 from medseg.core.files import sha256_of
 from medseg.core.labels import PALETTE, Labels
 from medseg.core.plan import Plan
-from medseg.models.bundle import load_model, network_for, newest_model, read_card, saved_folds
+from medseg.models.bundle import load_model, network_for, saved_folds
+from medseg.models.model_json import newest_model, read_card
 from tests.models.bad_model import FIRST, LAST, ROWS, WEIGHTS, edit_card, edit_weights
 from tests.models.tiny_model import LABELS, tiny_model, tiny_plan, tiny_states, write_scan
 

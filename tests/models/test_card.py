@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from medseg.core.files import sha256_of
-from medseg.models.bundle import load_model, read_card
+from medseg.models.bundle import load_model
 from medseg.models.card import model_readme
+from medseg.models.model_json import read_card
 from medseg.workflows.train import train
 from tests.data.tiny_dataset import config, tiny
 from tests.models.tiny_model import tiny_model

@@ -7,7 +7,7 @@ from monai.networks.nets.resnet import resnet18, resnet50
 from torch import nn
 
 from medseg.core.errors import ConfigError
-from medseg.models import ARCHITECTURES
+from medseg.models.architectures import ARCHITECTURES
 from medseg.models.deeplab import ASPP
 from medseg.models.encoders import RESNETS, VGG16, ResNet, group_norm
 from medseg.models.fcn import fcn

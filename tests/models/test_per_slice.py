@@ -5,7 +5,7 @@ import torch
 
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError
-from medseg.models import build_network
+from medseg.models.architectures import build_network
 from medseg.models.per_slice import PerSlice
 
 OPTIONS = {

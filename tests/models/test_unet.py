@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError
-from medseg.models import ARCHITECTURES, build_network
+from medseg.models.architectures import ARCHITECTURES, build_network
 from medseg.models.unet import from_nnunet_state_dict
 
 REFERENCES = {"unet": PlainConvUNet, "resenc_unet": ResidualEncoderUNet}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from medseg.core.plan import Plan
-from medseg.models.bundle import FORMAT_VERSION, ModelCard, network_for, save_model, weights_of
+from medseg.models.bundle import network_for, save_model, weights_of
 from medseg.models.card import model_readme
+from medseg.models.model_json import FORMAT_VERSION, ModelCard
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
 OBLIQUE = nib.affines.from_matvec(

@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -292,6 +293,34 @@ def test_another_number_of_channels_is_the_scans_fault(model, tmp_path):
 def test_a_model_that_is_missing_is_told_before_the_scan_is_read(scan, tmp_path):
     with pytest.raises(ModelError, match="does not exist; train one with"):
         infer(scan, model=tmp_path / "nothing")
+
+
+def test_a_scan_is_read_while_the_network_loads(model, scan, monkeypatch):
+    read, load, waited = threading.Event(), segmenter.Segmenter.load, []
+    real = segmenter.open_scan
+
+    def loading(*arguments, **options):
+        waited.append(read.wait(20))
+        return load(*arguments, **options)
+
+    def reading(*arguments, **options):
+        read.set()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(segmenter.Segmenter, "load", loading)
+    monkeypatch.setattr(segmenter, "open_scan", reading)
+    infer(scan, model=model)
+    assert waited == [True]
+
+
+def test_of_a_bad_model_and_a_bad_scan_the_model_is_told(scan, tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    weights = folder / "fold_0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    scan.write_bytes(b"no scan")
+    with pytest.raises(ModelError, match="fold_0"):
+        infer(scan, model=folder)
+    assert sorted(path.name for path in scan.parent.iterdir()) == ["liver_7.nii.gz", "model"]
 
 
 def test_the_public_function_shows_its_result_in_a_notebook(model, scan):

@@ -9,7 +9,7 @@ from medseg.cli.app import run
 from medseg.core.errors import ConfigError
 from medseg.data.architecture import PLANNER_OPTIONS
 from medseg.losses import LOSSES
-from medseg.models import ARCHITECTURES
+from medseg.models.architectures import ARCHITECTURES
 from medseg.workflows.list import TABLES, listings
 
 KNOWN = ("in_channels", "out_channels", "dimensions", "deep_supervision")

@@ -14,7 +14,7 @@ from medseg.core.files import sha256_of
 from medseg.io import download as downloading
 from medseg.io import model_archive
 from medseg.models import installed
-from medseg.models.bundle import read_card
+from medseg.models.model_json import read_card
 from medseg.workflows.models import pack, pull
 from tests.io.faulty_server import Faults, serving
 from tests.models.tiny_model import tiny_model, write_scan

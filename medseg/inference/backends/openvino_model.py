@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from medseg.core.errors import MedsegError, ModelError, OutputError, ResourceError
 from medseg.core.files import clear_unfinished, sha256_of, staged_folder, write_json
+from medseg.core.quiet import quiet
 from medseg.models.bundle import Model
 from medseg.models.installed import converted_beside
 
@@ -142,8 +142,7 @@ def _convert(network: nn.Module, model: Model, openvino: Any, core: Any) -> Any:
     strides = plan.architecture.options["strides"] if plan.architecture.name in U_NETS else None
     patch = example_patch(plan.patch_size, strides, plan.slice_axis)
     example = torch.randn(1, plan.channels, *patch, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, on sizes that are constants here
+    with torch.inference_mode(), quiet():  # the tracer warns of sizes, which are constants here
         expected = network(example)
         trace: Callable[..., Any] = torch.jit.trace
         traced = trace(network, example, check_trace=False)

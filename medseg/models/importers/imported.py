@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medseg.models.bundle import ModelCard
+from medseg.models.model_json import ModelCard
 
 
 @dataclass(frozen=True)

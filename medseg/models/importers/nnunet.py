@@ -13,13 +13,14 @@ from medseg.core.errors import MedsegError, ModelError
 from medseg.core.files import sha256_of
 from medseg.core.plan import Plan
 from medseg.core.provenance import provenance
-from medseg.models.bundle import FORMAT_VERSION, ModelCard, check_weights, network_for
+from medseg.models.bundle import check_weights, network_for
 from medseg.models.how_to_run import HowToRun
 from medseg.models.importers import nnunet_files as files
 from medseg.models.importers import nnunet_plan as planning
 from medseg.models.importers.imported import Imported, Importer, ImportOptions
 from medseg.models.importers.nnunet_network import architecture_of, older_architecture, permuted
 from medseg.models.importers.torch_checkpoint import Checkpoint, read_checkpoint
+from medseg.models.model_json import FORMAT_VERSION, ModelCard
 
 FACTS = {
     "trainer": ("trainer_name",),
