@@ -90,7 +90,8 @@ class Segmenter:
         chosen = choose_device(device)
         loaded = open_model(find_model(None if model is None else Path(model)))
         _check_intensities(loaded)
-        settings = settings_for(asked, loaded.card.inference, loaded.plan)
+        settings = settings_for(asked, loaded.card.inference, loaded.plan, weights=tuple(loaded.card.weights))
+        loaded = loaded.of_folds(settings.folds)
         running = start(loaded, chosen, backend=settings.backend, precision=settings.precision, say=say)
         settings = replace(settings, backend=running.backend, precision=running.precision)
         outputs = outputs_of(len(running.predicts), settings.ensemble)
@@ -208,7 +209,17 @@ class Segmenter:
         inputs = f", channels {', '.join(plan.channel_names)}" if plan.channels > 1 else ""
         structures = ", ".join(self.labels.names)
         ways = f"{self.device}, {self.settings.backend} {self.settings.precision}"
-        return f"{self.model.folder} ({self.model.card.name}, {plan.modality}{inputs}, {structures}); device: {ways}"
+        name = f"{self.model.card.name}, {plan.modality}{inputs}, {structures}"
+        return f"{self.model.folder} ({name}{self._folds}); device: {ways}"
+
+    @property
+    def _folds(self) -> str:
+        """Which folds run, in words; empty for a model of one."""
+        if self.settings.folds:
+            names = ", ".join(name.removeprefix("fold_") for name in self.settings.folds)
+            return f"; fold {names} alone" if len(self.settings.folds) == 1 else f"; mean of folds {names}"
+        count = len(self.model.card.weights)
+        return f"; mean of {count} folds" if count > 1 else ""
 
     def __repr__(self) -> str:
         return f"Segmenter({self.describe()})"

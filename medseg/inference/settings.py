@@ -30,7 +30,8 @@ class InferenceSettings:
     whether the model calls a mirrored left kidney the right one (``swapped``), or was trained to call it the left one still.
     ``batch``: windows in one forward pass at most. ``max_memory``: bytes that the whole process may hold; None: any.
     ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16.
-    ``ensemble``: what is averaged over folds. ``postprocess``: for each structure the steps that its mask still needs.
+    ``ensemble``: what is averaged over folds. ``folds``: the names of those that run, in order; all where none is named.
+    ``postprocess``: for each structure the steps that its mask still needs.
     ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that ``auto`` came to.
     """
 
@@ -41,6 +42,7 @@ class InferenceSettings:
     max_memory: int | None = None
     accumulators: Accumulators = "auto"
     ensemble: Ensemble = "probabilities"
+    folds: tuple[str, ...] = ()
     postprocess: dict[str, tuple[Component, ...]] = field(default_factory=dict, hash=False)
     backend: str = "auto"
     precision: str = "auto"
@@ -72,7 +74,8 @@ class InferenceOptions:
     """What the user asks for; None: as the model wishes, else as is usual. See ``InferenceSettings``.
 
     ``mirror``: axes, their words (see ``AXIS_WORDS``) with commas between, ``off``, or ``auto``: the axes that the model's
-    training mirrored. ``preset``: one of those that ``medseg tune`` measured; it goes before the model's other wishes.
+    training mirrored. ``folds``: ``all``, or some with commas between, such as ``0,1``. ``preset``: one of those that
+    ``medseg tune`` measured; it goes before the model's other wishes.
     """
 
     overlap: float | None = None
@@ -81,6 +84,7 @@ class InferenceOptions:
     max_memory: int | None = None
     accumulators: Accumulators | None = None
     ensemble: Ensemble | None = None
+    folds: str | tuple[str | int, ...] | None = None
     postprocess: dict[str, tuple[Component, ...]] | None = None
     preset: str | None = None
     backend: str | None = None
@@ -106,11 +110,13 @@ class Wishes(Protocol):
     """The section ``inference`` of a model folder, seen from here: attributes named as the fields of the settings."""
 
 
-def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> InferenceSettings:
+def settings_for(
+    options: InferenceOptions, wishes: Wishes, plan: Plan, *, weights: Sequence[str] = ()
+) -> InferenceSettings:
     """The settings to run a model of ``plan`` with: asked for, else wished by its folder, else usual.
 
-    Raises ConfigError for a bad value, an unknown step of post-processing, and for mirroring left and right where a
-    structure of one side has no partner.
+    ``weights``: the files of its folds. Raises ConfigError for a bad value, a fold that there is not, an unknown step of
+    post-processing, and for mirroring left and right where a structure of one side has no partner.
     """
     found: dict[str, Any] = {}
     preset = None if options.preset is None else preset_of(wishes, options.preset)
@@ -123,6 +129,8 @@ def settings_for(options: InferenceOptions, wishes: Wishes, plan: Plan) -> Infer
         found["postprocess"] = steps_of(found["postprocess"], plan.structure_labels)
     if "mirror" in found:
         found["mirror"] = mirror_axes(found["mirror"], plan)
+    if "folds" in found:
+        found["folds"] = chosen_folds(found["folds"], weights)
     settings = InferenceSettings(**found)
     if 0 in settings.mirror and settings.mirror_labels == "swapped":
         try:
@@ -141,6 +149,27 @@ def preset_of(wishes: Wishes, name: str) -> Any:
         )
         raise ConfigError(f"preset {name!r} is not in this model folder; {there}")
     return presets[name]
+
+
+def chosen_folds(asked: str | Sequence[str | int], weights: Sequence[str]) -> tuple[str, ...]:
+    """The names of the folds that ``asked`` means, of those in the files ``weights``, in order; none for all of them.
+
+    Raises ConfigError for one that is not there.
+
+    >>> chosen_folds("1, 0", ["fold_0.safetensors", "fold_1.safetensors", "fold_2.safetensors"])
+    ('fold_0', 'fold_1')
+    """
+    there = sorted(name.removesuffix(".safetensors") for name in weights)
+    words = [str(word).strip() for word in (asked.split(",") if isinstance(asked, str) else asked)]
+    if words == ["all"]:
+        return ()
+    names = {word if word in there else f"fold_{word}": word for word in words}
+    if unknown := [word for name, word in names.items() if name not in there]:
+        known = ", ".join(name.removeprefix("fold_") for name in there)
+        raise ConfigError(
+            f"folds: {unknown[0]!r} is none of this model's, which are {known}; give some of them, or all"
+        )
+    return () if set(names) == set(there) else tuple(sorted(names))
 
 
 def mirror_axes(asked: str | Sequence[int], plan: Plan) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The model folder: model.json, safetensors and a card. Nothing in it is ever executed or unpickled."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ class Model:
                 raise ModelError(f"{self.folder / name}: weights file missing; copy the model folder again")
             files.append(self.folder / name)
         return files
+
+    def of_folds(self, names: Sequence[str]) -> "Model":
+        """This model with the folds called ``names`` alone; with all of them where there are no ``names``."""
+        kept = {
+            file: digest for file, digest in self.card.weights.items() if file.removesuffix(".safetensors") in names
+        }
+        return replace(self, card=self.card.model_copy(update={"weights": kept})) if kept else self
 
     @property
     def plan(self) -> Plan:

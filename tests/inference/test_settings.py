@@ -11,6 +11,7 @@ from medseg.models.model_json import read_card
 from tests.models.tiny_model import tiny_model, tiny_plan
 
 PLAN = tiny_plan(mirror_axes=[1, 2])
+WEIGHTS = ("fold_0.safetensors", "fold_1.safetensors", "fold_final.safetensors")
 SIDES = {"background": 0, "kidney_left": 1, "kidney_right": 2}
 
 
@@ -53,12 +54,29 @@ def test_left_and_right_are_mirrored_where_each_side_has_its_partner():
         ({"ensemble": "votes"}, "choose one of probabilities, logits"),
         ({"mirror": "up"}, "'up' is no axis; choose off, auto"),
         ({"mirror": (3,)}, "give axes in order"),
+        ({"folds": "2"}, "folds: '2' is none of this model's, which are 0, 1, final"),
+        ({"folds": ""}, "folds: '' is none"),
         ({"max_memory": 0}, "give a number of bytes"),
     ],
 )
 def test_what_is_no_value_is_refused_by_name(bad, words):
     with pytest.raises(ConfigError, match=words):
-        settings_for(InferenceOptions(**bad), HowToRun(), PLAN)
+        settings_for(InferenceOptions(**bad), HowToRun(), PLAN, weights=WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("1", ("fold_1",)),
+        ("final, 0", ("fold_0", "fold_final")),
+        ((1,), ("fold_1",)),
+        ("fold_1,1", ("fold_1",)),
+        ("all", ()),
+        ("1,0,final", ()),
+    ],
+)
+def test_folds_are_named_as_their_files_are_and_all_of_them_are_as_none(asked, names):
+    assert settings_for(InferenceOptions(folds=asked), HowToRun(), PLAN, weights=WEIGHTS).folds == names
 
 
 @pytest.mark.parametrize("text", ["4", "", "G", "-4G", "4 apples", "1e9G", "0G", "nanG"])
@@ -68,9 +86,9 @@ def test_what_is_no_amount_of_memory_is_refused(text):
 
 
 def test_settings_go_to_json_and_back():
-    settings = InferenceSettings(mirror=(0, 2), max_memory=2**32)
+    settings = InferenceSettings(mirror=(0, 2), max_memory=2**32, folds=("fold_1",))
     back = json.loads(json.dumps(settings.as_json()))
-    assert InferenceSettings(**{**back, "mirror": tuple(back["mirror"])}) == settings
+    assert InferenceSettings(**{**back, "mirror": tuple(back["mirror"]), "folds": tuple(back["folds"])}) == settings
 
 
 def test_a_model_folder_says_how_it_wants_to_be_run(tmp_path):
