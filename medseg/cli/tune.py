@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import AsJson, Quiet
+
 
 def tune(
     model: Annotated[
@@ -25,16 +27,15 @@ def tune(
         int | None, typer.Option("--cases", min=1, help="At most so many cases, spread evenly. Default: all.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure overlap, mirroring and post-processing of a model on its validation cases, and write presets into its folder.
 
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
     from medseg.cli.console import note_line, print_text_table, progress_bars
+    from medseg.models.card import mirrored
     from medseg.workflows.tune import tune as tuned
 
     with progress_bars(quiet=quiet) as progress:
@@ -56,7 +57,7 @@ def tune(
     rows = []
     for name, preset in found.presets.items():
         each = ", ".join(f"{structure} {dice.mean:.3f}" for structure, dice in preset.dice.items())
-        mirror = ",".join("ijk"[axis] for axis in preset.mirror) or "off"
+        mirror = mirrored(preset.mirror)
         rows.append(
             [name, f"{preset.overlap:g}", mirror, f"{preset.mean_dice:.4f}", each, f"{preset.seconds_per_scan:.3g}"]
         )

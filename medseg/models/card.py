@@ -9,6 +9,8 @@ from typing import Any
 from medseg.core.plan import Plan
 from medseg.models.model_json import ModelCard
 
+_PRESETS, _CITATION = "## Presets", "## Citation"
+
 
 def model_readme(card: ModelCard) -> str:
     """Markdown with the front matter that model hubs read: use, limits, training, validation, commands, citation."""
@@ -60,14 +62,58 @@ def model_readme(card: ModelCard) -> str:
         lines += ["", "No validation came with it. Evaluate it on cases of your own before use."]
     else:
         lines += ["", "No validation: every case was training. Evaluate it on cases of your own before use."]
+    lines += preset_lines(card)
     lines += [
         "",
-        "## Citation",
+        _CITATION,
         "",
         "Cite the data set it was trained on, medseg with its version above, and nnU-Net, whose",
     ]
     lines += ["recipe this is (doi:10.1038/s41592-020-01008-z)."]
     return "\n".join(lines) + "\n"
+
+
+def preset_lines(card: ModelCard) -> list[str]:
+    """The section on presets, with an empty line before it; nothing where there is none."""
+    presets = card.inference.presets
+    if not presets:
+        return []
+    first = next(iter(presets.values()))
+    rows = [
+        f"| {name} | {p.overlap:g} | {mirrored(p.mirror)} | {p.mean_dice:.4f} | {p.seconds_per_scan:.3g} |"
+        for name, p in presets.items()
+    ]
+    return [
+        *(
+            "",
+            _PRESETS,
+            "",
+            f"Measured by `medseg tune` on {first.cases} {_text(first.measured_on)}, on {_text(first.machine)};",
+        ),
+        *("`medseg infer SCAN --preset fast` runs one.", ""),
+        *("| preset | overlap | mirrored axes | mean Dice | seconds a scan |", "|---|---|---|---|---|", *rows),
+    ]
+
+
+def with_presets(readme: str, card: ModelCard) -> str:
+    """``readme`` with the presets of ``card`` in place of those in it, or before its citation; else as it is."""
+    lines = readme.splitlines()
+    if _PRESETS in lines:
+        start = lines.index(_PRESETS)
+        end = next((n for n in range(start + 1, len(lines)) if lines[n].startswith("## ")), len(lines))
+        lines[start:end] = [""] if end < len(lines) else []
+        at = start
+    else:
+        at = lines.index(_CITATION) if _CITATION in lines else len(lines)
+    section = preset_lines(card)[1:]
+    before = [""] if at and lines[at - 1] else []
+    lines[at:at] = [*before, *section, *([""] if lines[at:] and lines[at] else [])]
+    return "\n".join(lines) + "\n"
+
+
+def mirrored(axes: Sequence[int]) -> str:
+    """Such as ``i,j``, or ``off``."""
+    return ",".join("ijk"[axis] for axis in axes) or "off"
 
 
 def _facts(card: ModelCard) -> dict[str, str]:
@@ -161,6 +207,7 @@ def card_facts(card: ModelCard) -> dict[str, Any]:
         "created": card.created,
         "licence": card.licence,
         "validation": card.validation,
+        "presets": {name: preset.model_dump(mode="json") for name, preset in card.inference.presets.items()},
         "weights": card.weights,
     }
 

@@ -13,7 +13,7 @@ from medseg.core.case import Case
 from medseg.core.component import Component
 from medseg.core.config_inference import EVERY
 from medseg.core.errors import DataError
-from medseg.core.files import check_writable, write_json
+from medseg.core.files import check_writable, json_bytes, write_together
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
@@ -246,11 +246,17 @@ def _dice(runs: Sequence[_Run], way: int, steps: Any, names: Sequence[str], labe
 
 
 def _write(folder: Path, presets: dict[str, Any], loss: Any) -> None:
-    """Put the presets, and the measured Dice loss of bf16, into model.json, whole or not at all; the rest of it stays."""
+    """Put the presets, and the measured Dice loss of bf16, into model.json, and its presets into README.md; all else stays."""
+    from medseg.models.bundle import ModelCard
+    from medseg.models.card import with_presets
+
     file = folder / "model.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     section = content.setdefault("inference", {})
     section["presets"] = {name: preset.model_dump(mode="json") for name, preset in presets.items()}
     if loss is not None:
         section["bf16_dice_loss"] = loss.model_dump(mode="json")
-    write_json(file, content)
+    readme = folder / "README.md"
+    told = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    words = with_presets(told, ModelCard.model_validate(content)).encode()
+    write_together({file: json_bytes(content), **({readme: words} if told else {})})

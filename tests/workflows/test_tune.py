@@ -109,7 +109,10 @@ def test_what_bf16_loses_is_the_difference_of_dice_on_cases_that_the_fold_did_no
 def test_nothing_but_the_presets_changes_in_the_model_folder(run, tuned):
     before, _ = tuned
     after = {path.name: path.read_bytes() for path in run.iterdir()}
-    assert {name for name in before | after if before.get(name) != after.get(name)} == {"model.json"}
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {
+        "model.json",
+        "README.md",
+    }
     old, new = (json.loads(files["model.json"]) for files in (before, after))
     presets = new["inference"].pop("presets")
     assert old["inference"].pop("presets") == {}
