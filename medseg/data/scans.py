@@ -24,6 +24,7 @@ _CHANNEL_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _HEAD_BYTES = 132
 _LABEL_MAPS = (".seg.nrrd",)
 _BESIDE = (("", ".json"), *(("_seg", suffix) for suffix in IMAGE_SUFFIXES))
+_BELOW = ("probabilities", "entropy", "preview")  # folders of images that belong to the label maps of the folder above
 JOURNALS = ("journal.sqlite",)  # a folder with one is the output of a cohort
 
 
@@ -193,17 +194,18 @@ def _is_scan(path: Path, notes: list[str]) -> bool:
     if name.endswith(".img") and path.with_suffix(".hdr").exists():
         return False
     if name.endswith(_LABEL_MAPS) or _is_ours(path):
-        notes.append(f"{shown(path)}: a label map, left out")
+        notes.append(f"{shown(path)}: a label map or what belongs to one, left out")
         return False
     return True
 
 
 def _is_ours(path: Path) -> bool:
-    """True for ``CASE_seg.*`` with its manifest beside it, or with the scan that it is of."""
+    """True for ``CASE_seg.*`` with its manifest beside it, or with the scan that it is of, and for maps and pictures of it."""
     stem = strip_image_suffix(path.name)
     if not stem.endswith("_seg"):
         return False
-    return any(path.with_name(f"{stem.removesuffix(end)}{suffix}").exists() for end, suffix in _BESIDE)
+    folder = path.parent.parent if path.parent.name in _BELOW else path.parent
+    return any((folder / f"{stem.removesuffix(end)}{suffix}").exists() for end, suffix in _BESIDE)
 
 
 def _holds_dicom(files: Iterable[os.DirEntry[str]]) -> bool:

@@ -44,12 +44,12 @@ def label_map_file(target: Path, segmentation: Segmentation) -> bytes:
     return label_map_bytes(target, segmentation.label_map)
 
 
-def writers_of(names: Sequence[str]) -> dict[str, Writer]:
-    """The entries of WRITERS called ``names``. Raises ConfigError for a name that is none of them."""
+def writers_of(names: Sequence[str], table: Mapping[str, Writer] = WRITERS) -> dict[str, Writer]:
+    """The entries of ``table`` called ``names``. Raises ConfigError for a name that is none of them."""
     for name in names:
-        if name not in WRITERS:
-            raise ConfigError(f"output {name!r} is unknown; choose from {', '.join(WRITERS)}")
-    return {name: WRITERS[name] for name in names}
+        if name not in table:
+            raise ConfigError(f"output {name!r} is unknown; choose from {', '.join(table)}")
+    return {name: table[name] for name in names}
 
 
 def check_apart(writers: Mapping[str, Writer], places: Sequence[Path], labels: Labels) -> None:

@@ -16,6 +16,6 @@ def rendered(template: str, **content: Any) -> bytes:
 
 
 def inline(picture: bytes) -> str:
-    """A PNG or SVG as a data URI: within an image, no name in a picture can become part of the page."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    """A PNG, JPEG or SVG as a data URI: within an image, no name in a picture can become part of the page."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg" if picture.startswith(b"\xff\xd8") else "svg+xml"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"

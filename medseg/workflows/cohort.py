@@ -19,7 +19,7 @@ from medseg.io.outputs import check_apart, check_free
 from medseg.io.scan import DEFAULTS, ReadOptions
 from medseg.io.targets import check_target_free, check_targets, place_of, target_in
 from medseg.workflows.cohort_case import Common, Executor, Order, Record, changes, pipelined
-from medseg.workflows.cohort_results import write_results
+from medseg.workflows.cohort_results import write_page, write_results
 from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, Job, Say
 
 _HASHING_THREADS = 4
@@ -30,13 +30,14 @@ _COSTS = {"batch", "max_memory"}  # what a run that goes on may change: time and
 class CohortResult:
     """``records`` of all cases by name, those of earlier runs included; ``again`` counts those that this run found done.
 
-    ``content`` is what results.json holds.
+    ``content`` is what results.json holds; ``page``: results.html, where pictures were asked for.
     """
 
     folder: Path
     records: dict[str, Record]
     again: int
     content: dict[str, Any]
+    page: Path | None = None
 
     @property
     def failed(self) -> int:
@@ -115,7 +116,8 @@ def cohort(
             raise _interrupted(stop, error, output, through, len(orders)) from None
         finally:
             content = write_results(output, records, orders, job, _settings(job, common))
-    return CohortResult(output, records, again, content)
+        page = write_page(output, content) if "preview" in common.also else None
+    return CohortResult(output, records, again, content, page)
 
 
 def _settings(job: Job, common: Common) -> dict[str, Any]:

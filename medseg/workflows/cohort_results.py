@@ -1,4 +1,7 @@
-"""results.csv and results.json of a cohort: a row for each case, sorted, the same after a kill as without one but for times."""
+"""results.csv, results.json and with pictures results.html of a cohort: a row for each case, sorted.
+
+The same after a kill as without one but for times.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,12 +9,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from medseg.core.files import json_bytes, write_together
+from medseg.core.files import json_bytes, write_durable, write_together
 from medseg.core.provenance import provenance
+from medseg.io.targets import place_of
+from medseg.report.result_preview import preview_path
 from medseg.workflows.cohort_case import Order, Record, not_done
 from medseg.workflows.infer_case import Job
 
-CSV, JSON = "results.csv", "results.json"
+CSV, JSON, PAGE = "results.csv", "results.json", "results.html"
 
 
 def write_results(
@@ -31,6 +36,18 @@ def write_results(
     }
     write_together({folder / CSV: _table(cases, job.labels.names), folder / JSON: json_bytes(content)})
     return content
+
+
+def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Write results.html from what results.json holds and the pictures of the cases, and return its path."""
+    from medseg.report.cohort_page import cohort_page
+
+    places = {
+        c["case"]: preview_path(place_of(Path(c["label_map"]))).as_posix() for c in content["cases"] if c["label_map"]
+    }
+    previews = {case: place for case, place in places.items() if (folder / place).is_file()}
+    write_durable(folder / PAGE, cohort_page(folder, content, previews))
+    return folder / PAGE
 
 
 def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:

@@ -35,7 +35,7 @@ def infer(
     ``scan``: a file, a DICOM folder, or a list of them: the channels of one case. ``model``: a model folder, or the
     name of an installed one; default the newest under ``./runs``. ``output``: a file if it ends in ``.nii`` or ``.nii.gz``
     (of a picture: ``.png``), else a folder; default beside the scan. ``also``: names of
-    ``io.outputs.WRITERS``, such as ``dicom-seg``, written beside the label map. ``series``, ``on_gap``,
+    ``infer_case.OUTPUTS``, such as ``dicom-seg`` or ``preview``, written beside the label map. ``series``, ``on_gap``,
     ``max_voxels``: see ``io.scan.ReadOptions``. ``settings``: overlap, mirroring, memory.
 
     Raises DataError for the scan, ModelError for the model, OutputError where the output exists (unless ``force``) or is

@@ -19,7 +19,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter, open_for
 from medseg.inference.settings import InferenceOptions, settings_for
-from medseg.io.outputs import Segmentation, Writer, label_map_file, writers_of
+from medseg.io.outputs import WRITERS, Segmentation, Writer, label_map_file, writers_of
 from medseg.io.reading import files_of
 from medseg.io.recorded import Recorded
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
@@ -27,9 +27,12 @@ from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of
 from medseg.models.installed import find_model
 from medseg.models.model_json import ModelCard, read_card
+from medseg.report.result_preview import PREVIEW
 
 Say = Callable[[str], None]
 AS_THE_MODEL_WISHES = InferenceOptions()
+OUTPUTS: dict[str, Writer] = WRITERS | {"preview": PREVIEW}
+"""What may stand beside the label map: the writers of ``io``, and the picture, which ``io`` cannot draw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +110,16 @@ class Job:
         Raises ConfigError and ModelError for what model.json tells; what is wrong with the weights or the device is raised
         by whatever needs ``segmenter``.
         """
-        writers, found = writers_of(also), find_model(folder)
+        writers, found = writers_of(also, OUTPUTS), find_model(folder)
         card = read_card(found)
-        settings_for(settings, card.inference, card.plan)
+        settings_for(settings, card.inference, card.plan, weights=tuple(card.weights))
 
         def loaded() -> Segmenter:
             segmenter = Segmenter.load(found, device=device, say=say, **vars(settings))
             say(f"model: {segmenter.describe()}")
             if settings.preset is not None:
-                say(card.inference.presets[settings.preset].quoted(settings.preset))
+                alone = " with all folds" if segmenter.settings.folds else ""
+                say(card.inference.presets[settings.preset].quoted(settings.preset) + alone)
             return segmenter
 
         thread = ThreadPoolExecutor(1)

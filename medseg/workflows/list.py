@@ -31,7 +31,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("POSTPROCESSES",),
         "inference.postprocess and infer --postprocess",
     ),
-    "writers": ("medseg.io.outputs", ("WRITERS",), "infer and convert --also"),
+    "writers": ("medseg.workflows.infer_case", ("OUTPUTS",), "infer --NAME, and also=[NAME] in Python"),
 }
 FROM_THE_DATA = ("in_channels", "out_channels", "dimensions", "deep_supervision")  # options that no config gives
 
