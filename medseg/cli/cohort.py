@@ -1,12 +1,11 @@
 """What `medseg infer` shows of a cohort: a line for each case as it is done, a table at the end."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.cli.console import error_line, note_line, print_table, progress_bars, time_left
+from medseg.cli.console import error_line, note_line, print_json, print_table, progress_bars, time_left
 from medseg.core.progress import Progress
 from medseg.core.text import printable
 
@@ -30,7 +29,7 @@ def run_cohort(scans: Sequence[Path], output: Path, *, as_json: bool, quiet: boo
             **options,
         )
     if as_json:
-        print(json.dumps(found.content, indent=2, ensure_ascii=True))
+        print_json(found.content)
     elif quiet:
         for record in found.records.values():
             if record["status"] == "done":
@@ -38,6 +37,8 @@ def run_cohort(scans: Sequence[Path], output: Path, *, as_json: bool, quiet: boo
     else:
         _print_table(list(found.records.values()), shown.told)
         print(printable(str(output / "results.csv")))
+        if found.page is not None:
+            print(printable(str(found.page)))
     if not quiet:
         note_line(_summary(found.records.values(), found.again, time.monotonic() - began))
         note_line("Not a medical device.")
@@ -117,5 +118,7 @@ def _print_table(records: list[Record], told: set[str]) -> None:
 def _summary(records: Any, again: int, seconds: float) -> str:
     failed = sum(record["status"] == "failed" for record in records)
     done = sum(record["status"] == "done" for record in records)
+    review = sum(bool(record.get("review")) for record in records)
     before = f" ({again} of them before)" if again else ""
-    return f"{done} done{before}, {failed} failed, {time_left(seconds)}"
+    looks = f", {review} to be reviewed" if review else ""
+    return f"{done} done{before}, {failed} failed{looks}, {time_left(seconds)}"

@@ -1,5 +1,6 @@
 """How the command line speaks: results on stdout, everything else on stderr."""
 
+import json
 import shutil
 import sys
 import textwrap
@@ -23,6 +24,11 @@ def error_line(message: str) -> None:
 def note_line(message: str) -> None:
     """One remark on stderr."""
     print(printable(message), file=sys.stderr)
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout, in ASCII, which any terminal and any pipe carries."""
+    print(json.dumps(content, indent=2, ensure_ascii=True))
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]], ends: Collection[int] = ()) -> None:

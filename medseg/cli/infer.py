@@ -1,12 +1,14 @@
 """medseg infer"""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.options import MaxVoxels, OnGap, Series
+from medseg.cli import also as also_written
+from medseg.cli.options import READ, AsJson, MaxVoxels, OnGap, Quiet, Series
+
+_WHICH, _HOW = "Which model", "How it runs"  # panels of --help
 
 
 def infer(
@@ -18,6 +20,19 @@ def infer(
             readable=False,
         ),
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file if it ends in .nii or .nii.gz (of a picture: .png), else a folder. Default: beside the scan. "
+            "Many scans need a folder; the same command on it goes on where it stopped.",
+            readable=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what is there; of many scans: do every one again.")
+    ] = False,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -25,33 +40,60 @@ def infer(
             "-m",
             help="Model folder, or name (`medseg models list`). Default: the newest under ./runs.",
             readable=False,
+            rich_help_panel=_WHICH,
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
+    folds: Annotated[
+        str | None,
         typer.Option(
-            "--output",
-            "-o",
-            help="A file if it ends in .nii or .nii.gz (of a picture: .png), else a folder. Default: beside the scan.",
-            readable=False,
+            "--folds", help="Which of its folds: 0, or 0,1, or all. Default: all, averaged.", rich_help_panel=_WHICH
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="fast, balanced or accurate, as `medseg tune` measured and wrote them for this model.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
     channels: Annotated[
-        bool, typer.Option("--channels", help="The SCANs are the channels of one case, in the model's order.")
+        bool,
+        typer.Option(
+            "--channels", help="The SCANs are the channels of one case, in the model's order.", rich_help_panel=READ
+        ),
     ] = False,
     series: Series = None,
     on_gap: OnGap = "refuse",
     max_voxels: MaxVoxels = None,
-    preset: Annotated[
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)] = "auto",
+    backend: Annotated[
         str | None,
         typer.Option(
-            "--preset", help="fast, balanced or accurate, as `medseg tune` measured and wrote them for this model."
+            "--backend",
+            help="What runs the network: auto, torch or openvino; see `medseg list backends`.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="f32, bf16, fp16 (GPU), or auto: on a CPU f32 where bf16 is not measured good.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option("--max-memory", help="What the whole process may hold, such as 4G.", rich_help_panel=_HOW),
+    ] = None,
     overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a window that its neighbour covers, too. Default: 0.5.")
+        float | None,
+        typer.Option(
+            "--overlap",
+            help="Share of a window that its neighbour covers, too. Default: 0.5, or as the model wishes.",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     mirror: Annotated[
         str | None,
@@ -59,6 +101,7 @@ def infer(
             "--mirror",
             help="Average over mirrored windows: off, auto (as in training), or axes: i,j,k or "
             "left-right,front-back,head-feet. Default: off, or as the model wishes.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     postprocess: Annotated[
@@ -66,64 +109,38 @@ def infer(
         typer.Option(
             "--postprocess",
             metavar="STEPS",
-            help="What the label map still needs: largest_component, 'liver: [largest_component, fill_holes]', a YAML file, "
-            "or none; see `medseg list postprocesses`. Default: as the model wishes.",
+            help="What the label map still needs: largest_component, 'liver: [largest_component, fill_holes]', a YAML "
+            "file, or none; see `medseg list postprocesses`. Default: as the model wishes.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option("--backend", help="What runs the network: auto, torch or openvino; see `medseg list backends`."),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision", help="f32, bf16, fp16 (GPU), or auto: on a CPU f32 where bf16 is not measured good."
-        ),
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option("--max-memory", help="What the whole process may hold, such as 4G.")
-    ] = None,
-    dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Also a DICOM SEG (of a DICOM scan).")] = False,
-    seg_nrrd: Annotated[bool, typer.Option("--seg-nrrd", help="Also a 3D Slicer segmentation (.seg.nrrd).")] = False,
-    separate: Annotated[bool, typer.Option("--separate", help="Also one mask per structure, in a folder.")] = False,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Also volume, intensities and place of each structure (.json, .csv).")
-    ] = False,
-    colour_tables: Annotated[
-        bool, typer.Option("--colour-tables", "--color-tables", help="Also colour tables for ITK-SNAP and 3D Slicer.")
-    ] = False,
-    palette_png: Annotated[
-        bool, typer.Option("--palette-png", help="Also a PNG with the structures' colours (2D pictures only).")
-    ] = False,
-    rtstruct: Annotated[
-        bool, typer.Option("--rtstruct", help="Also a DICOM RT structure set (contours on a DICOM series).")
-    ] = False,
-    mesh: Annotated[
-        Literal["stl", "ply", "glb"] | None,
-        typer.Option("--mesh", help="Also surfaces in mm: one STL or PLY per structure, or one GLB scene."),
-    ] = None,
-    mesh_space: Annotated[
-        Literal["ras", "lps"], typer.Option("--mesh-space", help="The axes in which the surfaces' mm count.")
-    ] = "ras",
-    bids: Annotated[bool, typer.Option("--bids", help="Also a BIDS derivative, under derivatives/medseg.")] = False,
+    preview: also_written.Preview = False,
+    stats: also_written.Stats = False,
+    separate: also_written.Separate = False,
+    dicom_seg: also_written.DicomSeg = False,
+    rtstruct: also_written.Rtstruct = False,
+    seg_nrrd: also_written.SegNrrd = False,
+    mesh: also_written.Mesh = None,
+    mesh_space: also_written.MeshSpace = "ras",
+    bids: also_written.Bids = False,
+    colour_tables: also_written.ColourTables = False,
+    palette_png: also_written.PalettePng = False,
+    save_probabilities: also_written.SaveProbabilities = False,
+    save_entropy: also_written.SaveEntropy = False,
     cluster: Annotated[
         str | None,
-        typer.Option("--cluster", help="Many scans on Dask workers: local:N, tcp://HOST:PORT or FILE.yaml."),
+        typer.Option(
+            "--cluster",
+            help="Many scans on Dask workers: local:N, tcp://HOST:PORT or FILE.yaml.",
+            rich_help_panel="Many scans",
+        ),
     ] = None,
-    save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also a probability map of each label, in probabilities/.")
-    ] = False,
-    save_entropy: Annotated[
-        bool, typer.Option("--save-entropy", help="Also how uncertain each voxel is (0 to 1), in entropy/.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.cohort import run_cohort
-    from medseg.cli.console import error_line, note_line, print_table, progress_bars
+    from medseg.cli.console import error_line, note_line, print_json, print_table, progress_bars
     from medseg.core.config_inference import postprocess_from
     from medseg.core.errors import ConfigError
     from medseg.core.text import printable
@@ -138,7 +155,7 @@ def infer(
         **{"stats": stats, "colour-tables": colour_tables},
         **{"palette-png": palette_png, "rtstruct": rtstruct},
         f"mesh-{mesh}{'-lps' if mesh_space == 'lps' else ''}": mesh is not None,
-        **{"bids": bids, "probabilities": save_probabilities, "entropy": save_entropy},
+        **{"bids": bids, "probabilities": save_probabilities, "entropy": save_entropy, "preview": preview},
     }
     many = not channels and series is None and any(is_many(scan) for scan in scans)
     if many and output is None:
@@ -151,6 +168,7 @@ def infer(
         overlap,
         mirror,
         max_memory=None if max_memory is None else bytes_of(max_memory),
+        folds=folds,
         postprocess=steps,
         preset=preset,
         backend=backend,
@@ -198,7 +216,7 @@ def infer(
                     error_line(str(found))
     if as_json:
         failed = [{"scan": str(scan), "error": str(error)} for scan, error in failures]
-        print(json.dumps({"results": manifests, "failed": failed}, indent=2, ensure_ascii=True))
+        print_json({"results": manifests, "failed": failed})
     if len(cases) == 1 and failures:
         raise failures[0][1]
     for manifest in () if as_json else manifests:

@@ -1,12 +1,12 @@
 """medseg models"""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medseg.cli.models_import import import_model
+from medseg.cli.options import AsJson, Quiet
 
 models = typer.Typer(help="List, show, import, pack, fetch and remove models.", no_args_is_help=True)
 models.command("import")(import_model)
@@ -15,14 +15,13 @@ ModelsDir = Annotated[
     Path | None,
     typer.Option("--models-dir", help="The models folder. Default: one of this user's data folders.", readable=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Which = Annotated[Path, typer.Argument(metavar="MODEL", help="An installed model's name, or a folder.", readable=False)]
 
 
 @models.command("list")
 def list_models(models_dir: ModelsDir = None, as_json: AsJson = False) -> int:
     """List the installed models."""
-    from medseg.cli.console import error_line, note_line, print_table
+    from medseg.cli.console import error_line, note_line, print_json, print_table
     from medseg.models.card import mean_dice
     from medseg.models.installed import models_folder
     from medseg.workflows import models as workflow
@@ -33,7 +32,7 @@ def list_models(models_dir: ModelsDir = None, as_json: AsJson = False) -> int:
         rows = [
             {"name": one.name, "folder": str(one.folder), "bytes": one.bytes, "problem": one.problem} for one in found
         ]
-        print(json.dumps({"folder": str(place), "models": rows}, indent=2))
+        print_json({"folder": str(place), "models": rows})
         return 0
     note_line(f"{place}: {len(found)} model(s)")
     sound = [(one, one.card) for one in found if one.card is not None]
@@ -61,7 +60,7 @@ def list_models(models_dir: ModelsDir = None, as_json: AsJson = False) -> int:
 @models.command("info")
 def info(model: Which, models_dir: ModelsDir = None, as_json: AsJson = False) -> None:
     """Verify a model and print its card: structures, grid, validation, licence, hashes."""
-    from medseg.cli.console import print_indented
+    from medseg.cli.console import print_indented, print_json
     from medseg.models.card import card_facts, validation_lines
     from medseg.workflows import models as workflow
 
@@ -69,15 +68,19 @@ def info(model: Which, models_dir: ModelsDir = None, as_json: AsJson = False) ->
     size = workflow.size_of(found.folder)
     told = {"folder": str(found.folder), **card_facts(found.card), "bytes": size, "sha256": found.sha256}
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=True))
+        print_json(told)
         return
     told["licence"] = told["licence"] or "not stated"
     told["sha256"] = f"{found.sha256} (of model.json, which holds those of the weights)"
+    presets = found.card.inference.presets
+    worded = {
+        "validation": validation_lines(found.card) or ["none"],
+        "presets": [preset.quoted(name) for name, preset in presets.items()] or ["none; `medseg tune` measures them"],
+    }
     for key, value in told.items():
-        lines = validation_lines(found.card) or ["none"] if key == "validation" else None
         if isinstance(value, dict):
             print(f"{key}:")
-            for line in lines or [f"{name}: {inner}" for name, inner in value.items()]:
+            for line in worded.get(key) or [f"{name}: {inner}" for name, inner in value.items()]:
                 print_indented("  ", line)
         else:
             words = " x ".join(f"{v:g}" for v in value) if key.endswith(("_mm", "_size")) else value
@@ -90,13 +93,18 @@ def pack(
     output: Annotated[Path, typer.Argument(help="The file to write: NAME.medseg, or NAME.zip.", readable=False)],
     models_dir: ModelsDir = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pack a model into one file to pass on, and print its sha256: equal models make equal files."""
+    from medseg.cli.console import print_json
     from medseg.core.text import printable
     from medseg.workflows import models as workflow
 
     digest = workflow.pack(model, output, folder=models_dir, force=force)
-    print(f"{digest}  {printable(str(output))}")
+    if as_json:
+        print_json({"file": str(output), "bytes": output.stat().st_size, "sha256": digest})
+    else:
+        print(f"{digest}  {printable(str(output))}")
 
 
 @models.command("pull")
@@ -111,22 +119,24 @@ def pull(
     ] = None,
     models_dir: ModelsDir = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an installed model of this name.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fetch a model, verify it, and install it for `medseg infer --model NAME`; broken off, the same command goes on."""
-    from medseg.cli.console import note_line, progress_bars
+    from medseg.cli.console import note_line, print_json, progress_bars
     from medseg.core.text import printable
     from medseg.workflows import models as workflow
 
     with progress_bars(quiet=quiet) as progress:
         found = workflow.pull(source, sha256=sha256, name=name, folder=models_dir, force=force, progress=progress)
-    for note in (
-        ()
-        if quiet
-        else (*found.notes, f"medseg infer SCAN --model {found.name if not models_dir else found.model.folder}")
-    ):
+    use = f"use it: medseg infer SCAN --model {found.name if not models_dir else found.model.folder}"
+    for note in () if quiet else (*found.notes, use):
         note_line(note)
-    print(printable(str(found.model.folder)))
+    if as_json:
+        told = {"name": found.name, "folder": str(found.model.folder), "sha256": found.sha256}
+        print_json({**told, "notes": list(found.notes)})
+    else:
+        print(printable(str(found.model.folder)))
 
 
 @models.command("remove")
@@ -134,11 +144,12 @@ def remove(
     name: Annotated[str, typer.Argument(help="An installed model's name.")],
     models_dir: ModelsDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete an installed model."""
     import sys
 
-    from medseg.cli.console import note_line
+    from medseg.cli.console import note_line, print_json
     from medseg.core.errors import ConfigError
     from medseg.models.installed import check_name, models_folder, not_installed
     from medseg.workflows import models as workflow
@@ -150,4 +161,7 @@ def remove(
         if not sys.stdin.isatty():
             raise ConfigError(f"{name}: there is nobody to ask; remove it without a question by --yes")
         typer.confirm(f"Delete {place / name}?", abort=True)
-    note_line(f"removed {workflow.remove(name, folder=place)}")
+    removed = workflow.remove(name, folder=place)
+    note_line(f"removed {removed}")
+    if as_json:
+        print_json({"name": name, "removed": str(removed)})

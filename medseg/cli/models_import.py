@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import AsJson
+
 
 def import_model(
     source: Annotated[
@@ -32,8 +34,10 @@ def import_model(
         str | None, typer.Option("--licence", "--license", help="Of the weights, such as CC-BY-4.0.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import a model that nnU-Net v2 trained. Nothing in its files is executed."""
+    from medseg.cli.console import print_json
     from medseg.workflows.import_model import folds_of
     from medseg.workflows.import_model import import_model as run
 
@@ -49,6 +53,10 @@ def import_model(
         force=force,
     )
     plan, card = found.card.plan, found.card
+    if as_json:
+        told = {"folder": str(found.folder), "name": card.name, "labels": card.labels, "weights": list(found.weights)}
+        print_json({**told, "notes": list(found.remarks)})
+        return
     structures = ", ".join(n for n, value in card.labels.items() if value)
     print(f"{found.folder}: {card.name}, {plan.modality}, {plan.dimensions}D {plan.architecture.name}")
     print(f"  structures: {structures}")

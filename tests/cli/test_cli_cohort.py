@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 
@@ -81,3 +83,39 @@ def test_what_concerns_all_is_one_line(infer, tmp_path, words, code, said):
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_previews_make_a_page_that_has_every_case_and_leads_to_every_file(infer, tmp_path):
+    (tmp_path / "scans" / "<b>é #1.nii.gz").write_bytes((tmp_path / "scans" / "a.nii.gz").read_bytes())
+    code, out, _ = infer("scans", "--output", "out", "--preview")
+    assert code == 1
+    assert out.splitlines()[-2:] == ["out/results.csv", "out/results.html"]
+    page = (tmp_path / "out" / "results.html").read_text()
+    found = Found()
+    found.feed(page)
+    assert "<b>" not in page
+    assert {"a", "<b>é #1", "c", "deep/b"} <= set(found.words)
+    assert found.words.index("c") < found.words.index("a")  # what failed comes first
+    assert any("truncated" in words for words in found.words)
+    assert found.pictures == 3
+    linked = [unquote(link) for link in found.links if not link.startswith("#")]
+    assert {"a_seg.nii.gz", "deep/preview/b_seg.png", "preview/<b>é #1_seg.png"} <= set(linked)
+    assert all((tmp_path / "out" / link).is_file() for link in linked)
+    assert all(f'id="{link[1:]}"' in page for link in found.links if link.startswith("#"))
+
+
+class Found(HTMLParser):
+    """What a page says, where it links to, and how many pictures it holds in itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.links, self.pictures = [], [], 0
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.links += [given["href"]] if "href" in given else []
+        self.pictures += given.get("src", "").startswith("data:image/jpeg;base64,")
+        assert "src" not in given or given["src"].startswith("data:")
+
+    def handle_data(self, data):
+        self.words += [data.strip()] if data.strip() else []

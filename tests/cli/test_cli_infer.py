@@ -7,10 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medseg.cli.app import run
+from medseg.core.labels import PALETTE
 from medseg.inference import segmenter
-from tests.models.tiny_model import tiny_model, write_scan
+from tests.models.tiny_model import tiny_model, tiny_plan, tiny_states, write_scan
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,38 @@ def test_every_output_beside_the_label_map_is_written_and_printed(here, infer):
     assert set(done.out.splitlines()) == {str(here / name) for name in ("x_seg.nii.gz", *more)}
     outputs = json.loads((here / "x_seg.json").read_text())["outputs"]
     assert {path for files in outputs.values() for path in files} == {str(here / name) for name in more}
+
+
+def test_a_fold_alone_is_the_model_of_that_fold_and_another_cohort_than_all_of_them(here, capsys):
+    states = tiny_states(tiny_plan(), 2)
+    tiny_model(here / "both", states=states)
+    tiny_model(here / "second", states={"fold_1": states["fold_1"]})
+    write_scan(here / "scans" / "x.nii.gz", np.random.default_rng(1).normal(size=(14, 12, 10)).astype(np.float32))
+
+    def label_map(output, *asked):
+        arguments = ("scans", "--output", output, "--device", "cpu", "--json", "--model", *asked)
+        content = json.loads(Done(capsys, "infer", *arguments).out)
+        return content["cases"][0]["outputs"]["x_seg.nii.gz"], content["settings"]["folds"]
+
+    both, second = label_map("o1", "both"), label_map("o2", "second")
+    assert both[0] != second[0]
+    assert label_map("o3", "both", "--folds", "1") == (second[0], ["fold_1"])
+    assert label_map("o4", "both", "--folds", "0,1") == both
+    done = Done(capsys, "infer", "scans", "--output", "o1", "--model", "both", "--folds", "0", "--device", "cpu")
+    assert done.code == 4
+    assert "folds" in done.err
+    assert Done(capsys, "infer", "scans", "--output", "o5", "--model", "both", "--folds", "2").code == 2
+    assert not (here / "o5").exists()
+
+
+def test_a_preview_shows_what_was_found_and_is_no_scan_of_the_next_run(here, infer):
+    scan = write_scan(here / "x.nii.gz")
+    done = infer(scan, "-q", "--preview")
+    assert done.out.splitlines() == [str(here / "x_seg.nii.gz"), str(here / "preview" / "x_seg.png")]
+    pixels = (np.array(Image.open(here / "preview" / "x_seg.png"))[..., :3]).reshape(-1, 3)
+    for colour in PALETTE[:2]:  # in the legend
+        assert (pixels == [int(colour[n : n + 2], 16) for n in (1, 3, 5)]).all(axis=1).any()
+    assert [order["case"] for order in json.loads(infer(here, "--output", here / "o", "--json").out)["cases"]] == ["x"]
 
 
 @pytest.mark.parametrize("taken", ["x_seg.seg.nrrd", "x_seg/tumour.nii.gz", "x_seg_stats.csv"])
