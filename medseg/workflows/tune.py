@@ -247,8 +247,8 @@ def _dice(runs: Sequence[_Run], way: int, steps: Any, names: Sequence[str], labe
 
 def _write(folder: Path, presets: dict[str, Any], loss: Any) -> None:
     """Put the presets, and the measured Dice loss of bf16, into model.json, and its presets into README.md; all else stays."""
-    from medseg.models.bundle import ModelCard
     from medseg.models.card import with_presets
+    from medseg.models.model_json import ModelCard
 
     file = folder / "model.json"
     content = json.loads(file.read_text(encoding="utf-8"))
