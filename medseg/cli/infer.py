@@ -1,7 +1,7 @@
 """medseg infer"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -87,6 +87,15 @@ def infer(
         str | None,
         typer.Option("--max-memory", help="What the whole process may hold, such as 4G.", rich_help_panel=_HOW),
     ] = None,
+    accumulators: Annotated[
+        Literal["auto", "f32", "f16", "nnunet"] | None,
+        typer.Option(
+            "--accumulators",
+            help="In what windows are added up: f32, f16, or nnunet (f16 with nnU-Net's roundings). Default: f32, or as the "
+            "model wishes; f16 where --max-memory needs it.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     overlap: Annotated[
         float | None,
         typer.Option(
@@ -168,6 +177,7 @@ def infer(
         overlap,
         mirror,
         max_memory=None if max_memory is None else bytes_of(max_memory),
+        accumulators=accumulators,
         folds=folds,
         postprocess=steps,
         preset=preset,

@@ -37,12 +37,14 @@ class Resampling(_Frozen):
     """Spline orders (0 nearest, 1 linear, 3 cubic) between a scan's grid and the plan's.
 
     Where the voxels of the scan, or else of the plan, are more than ``thick`` times as long along one axis as along
-    another, that axis goes by ``order_thick`` and on its own; None: never.
+    another, that axis goes by ``order_thick`` and on its own; None: never. ``float16``: where the values came in float16,
+    what comes out is rounded to it.
     """
 
     order: Annotated[int, Field(ge=0, le=3)]
     order_thick: Annotated[int, Field(ge=0, le=3)]
     thick: Annotated[float, Field(ge=1)] | None = 3.0
+    float16: bool = False
 
 
 class Feed(_Frozen):
@@ -50,7 +52,8 @@ class Feed(_Frozen):
 
     ``orientation``: the directions of i, j, k that the network saw in training. ``crop``: to the box of what is not 0;
     outside it all is background. ``native_axes`` keep the scan's own voxels. ``image`` and ``logits``: None is medseg's
-    way (cubic, linear along thick axes; logits linear). ``blend``: how windows are weighted where they overlap.
+    way (cubic, linear along thick axes; logits linear). ``blend``: how windows are weighted where they overlap;
+    ``window_axes``: the axes along which windows follow each other, slowest first, where the roundings of their sums matter.
     """
 
     orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] = "RAS"
@@ -59,6 +62,7 @@ class Feed(_Frozen):
     image: Resampling | None = None
     logits: Resampling | None = None
     blend: Literal["gaussian", "nnunet"] = "gaussian"
+    window_axes: tuple[Axis, Axis, Axis] | None = None
 
 
 class ForegroundIntensity(_Frozen):

@@ -32,12 +32,16 @@ def channel_type(largest: int) -> np.dtype[np.uint8 | np.uint16]:
     return np.dtype(np.uint8 if largest < 256 else np.uint16)
 
 
+@dataclass(frozen=True)
 class _Largest:
-    """The output with the largest logit; the lowest one wins a tie."""
+    """The output with the largest logit, in ``float16`` once all are rounded to it; the lowest one wins a tie."""
+
+    float16: bool = False
 
     def matter(self, low: Array, high: Array) -> Mask:
         reached = low.max(axis=0)
-        slack = ROUNDING * np.maximum(np.abs(low), np.abs(high)).max(axis=0)
+        relative = ROUNDING + (float(np.finfo(np.float16).eps) if self.float16 else 0.0)
+        slack = relative * np.maximum(np.abs(low), np.abs(high)).max(axis=0)
         return np.asarray(~(high < reached - slack))  # not-a-number matters, too
 
     def certain(self, outputs: Sequence[int]) -> int | None:
@@ -45,7 +49,7 @@ class _Largest:
 
     def __call__(self, values: Iterable[Array], outputs: Sequence[int]) -> Channels:
         dtype = channel_type(outputs[-1])
-        several = iter(values)
+        several = (v.astype(np.float16).astype(np.float32) for v in values) if self.float16 else iter(values)
         best = np.array(next(several))
         winner = np.full_like(best, outputs[0], dtype)
         wins, written = np.empty_like(best, bool), np.empty_like(winner)
@@ -58,6 +62,8 @@ class _Largest:
 
 
 largest: Decide = _Largest()
+largest_in_float16: Decide = _Largest(float16=True)
+"""As nnU-Net decides: its function that resamples float16 logits rounds what comes out, so that close ones are equal."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from medseg.core.geometry import Geometry
 from medseg.core.plan import Plan
 from medseg.data.preprocess import is_by_window, shape_for
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.stream import CONSTANT_BYTES, Predict, slab_axis
+from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
 from medseg.inference.windows import Triple
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
 SLACK = 160 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
 """Bytes a voxel of the scan while a channel's intensities are normalised, what comes out among them."""
@@ -60,7 +60,7 @@ def fitted(
     fit.
     """
     given = settings.max_memory
-    kinds: list[Literal["f32", "f16"]]
+    kinds: list[Literal["f32", "f16", "nnunet"]]
     kinds = ["f32", "f16"] if settings.accumulators == "auto" else [settings.accumulators]
     if given is None:
         return replace(settings, accumulators=kinds[0])
@@ -113,7 +113,7 @@ def _estimate(frame: Geometry, plan: Plan, settings: InferenceSettings, process:
     source = shape_for(frame, plan)
     labels, window = plan.structure_labels, plan.patch_size
     outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
-    axis = slab_axis(source, window)
+    axis = window_order(source, plan, settings.accumulators)[0]
     plane = prod(outer) // outer[axis]
     sums = labels.outputs * DTYPES[settings.accumulators].itemsize
     scan, made = prod(frame.shape), prod(source)

@@ -15,7 +15,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, shape_for
-from medseg.inference.decide import largest, regions_in_order
+from medseg.inference.decide import Decide, largest, largest_in_float16, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.memory import DTYPES, fitted, stepping_down
 from medseg.inference.mirroring import mirrored
@@ -23,7 +23,7 @@ from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import restore
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.stream import Predict, slab_axis, stream_logits
+from medseg.inference.stream import Predict, stream_logits, window_order
 from medseg.inference.windows import BLENDS
 from medseg.io.recorded import Recorded
 
@@ -45,6 +45,14 @@ class Segmented:
     windows: int
     reused: int = 0
     postprocessed: dict[str, Change] = field(default_factory=dict)
+
+
+def _decision(plan: Plan, settings: InferenceSettings, outputs: Outputs) -> Decide:
+    """How logits become channels: regions in their order, or the largest logit, rounded as nnU-Net does where that is wanted."""
+    labels, logits = plan.structure_labels, plan.feed.logits
+    if labels.regions:
+        return regions_in_order(labels.region_writes, above=BORDER[outputs])
+    return largest_in_float16 if settings.accumulators == "nnunet" and logits and logits.float16 else largest
 
 
 def segment(
@@ -82,7 +90,7 @@ def segment(
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
     source = shape_for(frame.geometry, plan)
-    axis = slab_axis(source, plan.patch_size)
+    axis, *_ = order_of_windows = window_order(source, plan, settings.accumulators)
     in_network = 0.0
     predicted = total = 0
 
@@ -105,10 +113,12 @@ def segment(
         channels=labels.outputs,
         window=plan.patch_size,
         axis=axis,
+        order=order_of_windows,
         overlap=settings.overlap,
         batch=settings.batch,
         dtype=DTYPES[settings.accumulators],
         exclusive=not labels.regions,
+        as_nnunet=settings.accumulators == "nnunet",
         weigh=BLENDS[plan.feed.blend],
         progress=counted,
     )
@@ -126,7 +136,7 @@ def segment(
         orders=orders,
         dtype=labels.channel_dtype,
         into=channels,
-        decide=regions_in_order(labels.region_writes, above=BORDER[outputs]) if labels.regions else largest,
+        decide=_decision(plan, settings, outputs),
     )
 
     def on_the_scan(data: npt.NDArray[Any], outside: int = 0) -> npt.NDArray[Any]:

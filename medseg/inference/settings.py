@@ -11,7 +11,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.plan import Plan
 from medseg.inference.postprocess import steps_of
 
-Accumulators = Literal["auto", "f32", "f16"]
+Accumulators = Literal["auto", "f32", "f16", "nnunet"]
 Ensemble = Literal["probabilities", "logits"]
 MirroredLabels = Literal["swapped", "kept"]
 AXIS_WORDS = {
@@ -29,7 +29,8 @@ class InferenceSettings:
     (RAS: 0 left-right, 1 front-back, 2 head-feet); outputs are averaged over all their combinations. ``mirror_labels``:
     whether the model calls a mirrored left kidney the right one (``swapped``), or was trained to call it the left one still.
     ``batch``: windows in one forward pass at most. ``max_memory``: bytes that the whole process may hold; None: any.
-    ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16.
+    ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16; ``nnunet`` is f16
+    with the roundings of nnU-Net's predictor, so that close calls, too, come out as there.
     ``ensemble``: what is averaged over folds. ``folds``: the names of those that run, in order; all where none is named.
     ``postprocess``: for each structure the steps that its mask still needs.
     ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that ``auto`` came to.

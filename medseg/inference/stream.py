@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.errors import ModelError
+from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.preprocess import ByWindow
 from medseg.inference.windows import SMALLEST_WEIGHT, Triple, gaussian_weights, window_starts
@@ -28,6 +30,18 @@ def slab_axis(shape: Triple, window: Triple) -> int:
     return min(range(3), key=lambda a: (window[a] * prod(outer) / outer[a], -outer[a]))
 
 
+def window_order(shape: Triple, plan: Plan, accumulators: str) -> Triple:
+    """The axes along which windows follow each other, slowest first; slabs lie along the first.
+
+    nnU-Net's where its roundings are wanted, else those that hold least.
+    """
+    if accumulators == "nnunet" and plan.feed.window_axes is not None:
+        return plan.feed.window_axes
+    first = slab_axis(shape, plan.patch_size)
+    second, third = (axis for axis in range(3) if axis != first)
+    return first, second, third
+
+
 def stream_logits(
     image: Array | ByWindow,
     predict: Predict,
@@ -35,10 +49,12 @@ def stream_logits(
     channels: int,
     window: Triple,
     axis: int,
+    order: Triple = (0, 1, 2),
     overlap: float = 0.5,
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     exclusive: bool = False,
+    as_nnunet: bool = False,
     weigh: Callable[[Triple], Array] = gaussian_weights,
     progress: Progress = silent,
 ) -> Iterator[Tensor]:
@@ -52,6 +68,8 @@ def stream_logits(
 
     float16 rounds at the fourth digit. Where structures are ``exclusive``, the largest of a voxel's logits is taken from all
     of them first: what is nearly the largest is then nearly 0 and exact, and no order, arg-max or softmax changes.
+    ``as_nnunet``: float16 with the roundings of nnU-Net 2.8.1 instead, whose weights are ten times as large and whose windows
+    come in ``order``. Raises ModelError where that overflows.
     """
     shape = image.shape[1:]
     padding = [(max(0, w - n) // 2, max(0, w - n) - max(0, w - n) // 2) for n, w in zip(shape, window, strict=True)]
@@ -59,10 +77,10 @@ def stream_logits(
     if any(a or b for a, b in padding):
         source = np.pad(source[:, :, :, :], [(0, 0), *padding])
     outer = (source.shape[1], source.shape[2], source.shape[3])
-    ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive)
+    ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive, as_nnunet)
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
 
-    starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], s))
+    starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], *(s[a] for a in order)))
     done = 0
     constants = _Constants(predict)
     for level in sorted({s[axis] for s in starts}):
@@ -146,13 +164,24 @@ class _Ring:
 
     @classmethod
     def of(
-        cls, channels: int, outer: Triple, weights: Array, axis: int, dtype: torch.dtype, exclusive: bool
+        cls,
+        channels: int,
+        outer: Triple,
+        weights: Array,
+        axis: int,
+        dtype: torch.dtype,
+        exclusive: bool,
+        as_nnunet: bool,
     ) -> "_Ring":
         i, j, k = weights.shape
         size = [weights.shape[axis] if a == axis else n for a, n in enumerate(outer)]
-        if dtype == torch.float16:  # which holds nothing smaller than 6e-8
+        norm = torch.zeros(*size)
+        if as_nnunet:
+            weights, dtype, exclusive = (10 * weights).astype(np.float16).astype(np.float32), torch.float16, False
+            norm = norm.half()
+        elif dtype == torch.float16:  # which holds nothing smaller than 6e-8
             weights = np.maximum(weights, SMALLEST_WEIGHT)
-        sums, norm = torch.zeros(channels, *size, dtype=dtype), torch.zeros(*size)
+        sums = torch.zeros(channels, *size, dtype=dtype)
         return cls(sums, norm, torch.from_numpy(weights), (i, j, k), axis, exclusive)
 
     @property
@@ -178,7 +207,7 @@ class _Ring:
             else:  # rounded once, one output after the other: no temporary of all of them
                 top = part.amax(dim=0) if self.exclusive else torch.zeros(())
                 for sum_, output in zip(sums, part, strict=True):
-                    sum_.copy_(torch.addcmul(sum_.to(output.dtype), output - top, weights))
+                    sum_.copy_(sum_.to(output.dtype).add_((output - top).mul_(weights)))
             self.norm[tuple(place)] += weights
 
     def advance_to(self, plane: int, keep: Sequence[slice]) -> Iterator[Tensor]:
@@ -193,6 +222,10 @@ class _Ring:
             if inside[self.axis].stop > inside[self.axis].start:
                 for sum_ in sums:
                     sum_.div_(norm)
+                    if norm.dtype == torch.float16 and not sum_.isfinite().all():
+                        raise ModelError(
+                            "logits are too large for sums in float16, as nnU-Net makes them; run it with --accumulators f32"
+                        )
                 yield sums[(slice(None), *inside)].movedim(self.axis + 1, 1)
             sums.zero_()
             norm.zero_()

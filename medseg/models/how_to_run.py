@@ -82,6 +82,7 @@ class HowToRun(BaseModel):
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
     mirror_labels: Literal["swapped", "kept"] | None = None
     ensemble: Literal["probabilities", "logits"] | None = None
+    accumulators: Literal["f32", "f16", "nnunet"] | None = None
     postprocess: Postprocess | None = None
     bf16_dice_loss: Bf16DiceLoss | None = None
     presets: dict[str, Preset] = {}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from medseg.inference.decide import regions_in_order
+from medseg.inference.decide import largest_in_float16, regions_in_order
 from medseg.inference.restore import linear_matrix, nearest_matrix, restore
 
 
@@ -128,6 +128,21 @@ def test_the_lowest_channel_wins_a_tie():
     ours = restore(cut(logits, 0, [2]), source=(5, 6, 7), target=(9, 6, 3), axis=0, dtype=np.uint16)
     assert ours.dtype == np.uint16
     assert (ours == 2).all()
+
+
+@pytest.mark.parametrize("target", [(12, 50, 70), (24, 100, 70), (9, 33, 40)])
+def test_logits_that_are_equal_once_rounded_to_float16_are_a_tie(target):
+    logits = blocks(5, 4, 1) + 1000  # where float16 counts in halves
+    logits += torch.from_numpy(np.random.default_rng(0).uniform(-0.6, 0.6, logits.shape).astype(np.float32))
+    whole = interpolate(logits.double()[None], size=target, mode="trilinear", align_corners=False)[0].numpy()
+    near = np.abs(np.mod(whole * 2, 1) - 0.5).min(axis=0) < 1e-3  # where single precision may round the other way
+    wanted = whole.astype(np.float16).argmax(axis=0)
+    slabs = cut(logits, 0, [5, 3])
+    common = {"source": BLOCKS, "target": target, "axis": 0, "dtype": np.uint8}
+    found = restore(slabs, **common, decide=largest_in_float16)
+    assert near.mean() < 0.05
+    np.testing.assert_array_equal(found[~near], wanted[~near])
+    assert (wanted != whole.argmax(axis=0)).mean() > 0.02
 
 
 def test_slabs_that_do_not_cover_the_source_are_refused():

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 
+from medseg.core.errors import ModelError
 from medseg.inference import stream
 from medseg.inference.stream import slab_axis, stream_logits
-from medseg.inference.windows import gaussian_weights, window_starts
+from medseg.inference.windows import gaussian_weights, nnunet_weights, window_starts
 
 CHANNELS = 3
 
@@ -144,6 +145,43 @@ def test_half_precision_sums_are_the_logits_to_three_digits():
     found = joined(slabs, 2)
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), wanted, rtol=4e-3, atol=4e-3 * float(wanted.std()))
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (0, 2, 1)])
+def test_sums_as_nnunet_makes_them_have_its_bits(order):
+    """Its sums, by hand: float32 times weight added to float16 and rounded there, window after window in its order."""
+    shape, window = (19, 17, 30), (8, 8, 8)
+    image, predict = image_of(shape), one_by_one(predictor(window))
+    weights = torch.from_numpy(10 * nnunet_weights(window)).half()
+    sums, norm = torch.zeros(CHANNELS, *shape).half(), torch.zeros(shape).half()
+    for start in sorted(window_starts(shape, window, 0.5), key=lambda s: [s[a] for a in order]):
+        place = tuple(slice(s, s + 8) for s in start)
+        sums[(slice(None), *place)] += predict(torch.from_numpy(image[(slice(None), *place)])[None])[0] * weights
+        norm[place] += weights
+    slabs = stream_logits(
+        image,
+        predict,
+        channels=CHANNELS,
+        window=window,
+        axis=order[0],
+        order=order,
+        weigh=nnunet_weights,
+        as_nnunet=True,
+    )
+    found = joined(slabs, order[0])
+    assert found.dtype == torch.float16
+    assert torch.equal(found, sums / norm)
+    exact = joined(stream_logits(image, predict, channels=CHANNELS, window=window, axis=2, weigh=nnunet_weights), 2)
+    assert not torch.equal(found.float(), exact)
+
+
+def test_sums_as_nnunet_makes_them_never_overflow_in_silence():
+    image = image_of((8, 8, 8))
+    slabs = stream_logits(
+        image, lambda patches: patches * 1e5, channels=2, window=(8, 8, 8), axis=0, weigh=nnunet_weights, as_nnunet=True
+    )
+    with pytest.raises(ModelError, match="too large for sums in float16"):
+        list(slabs)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def _card(
         fingerprint=None if found is None else planning.fingerprint_of(found, axes, plans, names),
         provenance=provenance() | {"imported": origin},
         licence=options.licence,
-        inference=HowToRun(overlap=0.5, mirror_labels="kept", ensemble="logits"),
+        inference=HowToRun(overlap=0.5, mirror_labels="kept", ensemble="logits", accumulators="nnunet"),
     )
 
 

@@ -83,6 +83,7 @@ def feed_of(configuration: Configuration, axes: Axes) -> Feed:
             "resampling_fn_probabilities", functions[1], configuration.resampling_fn_probabilities_kwargs, most=1
         ),
         blend="nnunet",
+        window_axes=axes.ours,
     )
 
 
@@ -110,7 +111,7 @@ def _resampling(key: str, function: str, options: Mapping[str, Any], *, most: in
     if wrong:
         raise ModelError(f"{key} has {wrong[0]}: {options.get(wrong[0])!r}, which medseg does not have")
     thick = None if separate is False else options.get("separate_z_anisotropy_threshold", 3.0)
-    return Resampling(order=order, order_thick=order_thick, thick=thick)
+    return Resampling(order=order, order_thick=order_thick, thick=thick, float16=not by_torch and most == 1)
 
 
 def intensities_of(configuration: Configuration, plans: Plans, channels: int) -> tuple[Intensity, ...]:

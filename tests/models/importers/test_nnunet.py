@@ -67,6 +67,7 @@ def test_sizes_spacings_and_mirror_axes_follow_the_axes(tmp_path):
     assert plan.spacing_mm == (1.0, 2.0, 1.5)
     assert plan.mirror_axes == (1, 2)  # nnU-Net's 0 and 1 are y and z
     assert plan.feed.orientation == "RAS"
+    assert plan.feed.window_axes == (1, 2, 0)  # its windows follow each other along y slowest, along x fastest
 
 
 def test_training_files_of_another_orientation_give_another_feed(tmp_path):
@@ -226,7 +227,9 @@ def test_the_card_says_where_the_weights_come_from(tmp_path):
     assert card.fingerprint.median_shape == (11, 21, 31)
     assert card.fingerprint.spacings_mm[0] == (1.0, 2.0, 3.0)
     assert card.fingerprint.foreground[0].sd == 1.5
-    assert card.inference.ensemble == "logits"
+    assert (card.inference.ensemble, card.inference.accumulators) == ("logits", "nnunet")
+    assert card.plan.feed.logits.float16  # its default function rounds what it resamples
+    assert not card.plan.feed.image.float16
     readme = model_readme(card)
     assert "| trainer | nnUNetTrainer |" in readme
     assert "2 of" not in readme  # steps, optimizer and seed of a training that medseg did not see
