@@ -44,12 +44,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (check, plan, preview, train, tune, infer, evaluate, compare, agree, power, convert, phantom, demo, info):
-    app.command()(verb)
-app.command()(export)
-app.command("list")(list_parts)
-app.add_typer(models, name="models")
-app.add_typer(dicom, name="dicom")
+_PANELS: dict[str, tuple[Any, ...]] = {  # of `medseg --help`
+    "Start": (demo, phantom, info),
+    "Train": (check, plan, preview, train),
+    "Segment": (infer, tune),
+    "Evaluate": (evaluate, compare, agree, power),
+    "Files and models": (convert, export),
+}
+for panel, verbs in _PANELS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+app.add_typer(models, name="models", rich_help_panel="Files and models")
+app.add_typer(dicom, name="dicom", rich_help_panel="Files and models")
+app.command("list", rich_help_panel="Start")(list_parts)
 
 
 def _print_version(wanted: bool) -> None:

@@ -118,8 +118,8 @@ def infer(
         typer.Option(
             "--postprocess",
             metavar="STEPS",
-            help="What the label map still needs: largest_component, 'liver: [largest_component, fill_holes]', a YAML "
-            "file, or none; see `medseg list postprocesses`. Default: as the model wishes.",
+            help="What the label map still needs: largest_component, 'liver: fill_holes', a YAML file, "
+            "or none; see `medseg list postprocesses`. Default: as the model wishes.",
             rich_help_panel=_HOW,
         ),
     ] = None,

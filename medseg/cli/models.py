@@ -109,7 +109,7 @@ def pack(
 
 @models.command("pull")
 def pull(
-    source: Annotated[str, typer.Argument(help="https://..., hf://owner/name[@revision], or a packed model's file.")],
+    source: Annotated[str, typer.Argument(help="https://..., hf://owner/name@revision, or a packed model's file.")],
     sha256: Annotated[
         str | None,
         typer.Option("--sha256", help="What the packed file (of hf://: its model.json) must have; else it is refused."),

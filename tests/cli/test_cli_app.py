@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
 import medseg
 from medseg.cli import app
@@ -49,6 +50,23 @@ def test_help_lists_every_verb(capsys, flag):
 def test_each_verb_explains_itself(capsys, verb):
     assert run([verb, "--help"]) == 0
     assert f"medseg {verb}" in capsys.readouterr().out
+
+
+def test_no_word_of_a_help_text_is_taken_for_markup_and_lost():
+    """Rich drops what stands in [brackets] and begins with a letter, as ``[largest_component]`` once was."""
+
+    def commands(one):
+        yield one
+        for inner in getattr(one, "commands", {}).values():
+            yield from commands(inner)
+
+    texts = [
+        text
+        for command in commands(typer.main.get_command(app.app))
+        for text in (command.help, *(getattr(parameter, "help", "") for parameter in command.params))
+    ]
+    assert len(texts) > 100
+    assert [text for text in texts if re.search(r"(?<!\\)\[[a-z#/@]", text or "")] == []
 
 
 @pytest.mark.parametrize(
