@@ -79,6 +79,9 @@ def _volumes(record: Record) -> str:
 
 
 def _remarks(record: Record) -> list[str]:
+    if record["status"] == "failed":
+        path = record["scan"][0]["path"]
+        return [record["error"].removeprefix(f"{path}: ")]
     count = len(record["warnings"])
     return [*(["1 warning" if count == 1 else f"{count} warnings"] if count else []), *_review(record)]
 
@@ -112,7 +115,8 @@ def _print_table(records: list[Record], told: set[str]) -> None:
         )
     if rows:
         volumes_of = [f"{name} mL" for name in names] if few else ["structures"]
-        print_table("", ["case", "status", "seconds", *volumes_of, "remarks"], rows)
+        words = ("status", "structures", "remarks")
+        print_table("", ["case", "status", "seconds", *volumes_of, "remarks"], rows, left=words)
 
 
 def _summary(records: Any, again: int, seconds: float) -> str:

@@ -31,11 +31,16 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=True))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]], ends: Collection[int] = ()) -> None:
-    """A table on stdout: first column to the left, the others to the right; a line after each row whose number is in ``ends``."""
+def print_table(
+    title: str, columns: list[str], rows: list[list[Any]], ends: Collection[int] = (), left: Collection[str] = ()
+) -> None:
+    """A table on stdout: first column and those called ``left`` to the left, the others, of numbers, to the right.
+
+    A line stands after each row whose number is in ``ends``.
+    """
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if n == 0 or column in left else "right", overflow="fold")
     for number, row in enumerate(rows):
         table.add_row(*(printable(str(cell)) for cell in row), end_section=number in ends)
     wide = None if sys.stdout.isatty() else 160

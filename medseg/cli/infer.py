@@ -232,7 +232,8 @@ def infer(
     for manifest in () if as_json else manifests:
         if not quiet:
             rows = [[name, f"{ml:.2f}"] for name, ml in manifest["volumes_ml"].items()]
-            print_table("", ["structure", "volume mL"], rows)
+            title = printable(manifest["scan"]["path"]) if len(manifests) > 1 else ""
+            print_table(title, ["structure", "volume mL"], rows)
             for warning in manifest["warnings"]:
                 note_line(f"warning: {warning}")
         print(printable(manifest["label_map"]["path"]))

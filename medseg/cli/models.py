@@ -50,7 +50,7 @@ def list_models(models_dir: ModelsDir = None, as_json: AsJson = False) -> int:
             ]
         )
     if rows_shown:
-        print_table("", columns, rows_shown)
+        print_table("", columns, rows_shown, left=("modality", "structures"))
     for one in found:
         if one.problem:
             error_line(one.problem)
@@ -75,7 +75,8 @@ def info(model: Which, models_dir: ModelsDir = None, as_json: AsJson = False) ->
     presets = found.card.inference.presets
     worded = {
         "validation": validation_lines(found.card) or ["none"],
-        "presets": [preset.quoted(name) for name, preset in presets.items()] or ["none; `medseg tune` measures them"],
+        "presets": [preset.quoted(name).removeprefix("preset ") for name, preset in presets.items()]
+        or ["none; `medseg tune` measures them"],
     }
     for key, value in told.items():
         if isinstance(value, dict):

@@ -7,6 +7,8 @@ import typer
 
 from medseg.cli.options import AsJson, Quiet
 
+_COLUMNS = 6  # structures of more have their Dice in --json and `medseg models info`
+
 
 def tune(
     model: Annotated[
@@ -34,7 +36,7 @@ def tune(
 
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
-    from medseg.cli.console import note_line, print_text_table, progress_bars
+    from medseg.cli.console import note_line, print_table, progress_bars
     from medseg.models.card import mirrored
     from medseg.workflows.tune import tune as tuned
 
@@ -54,18 +56,26 @@ def tune(
 
         print(json_bytes(found.content()).decode(), end="")
         return
-    rows = []
-    for name, preset in found.presets.items():
-        each = ", ".join(f"{structure} {dice.mean:.3f}" for structure, dice in preset.dice.items())
-        mirror = mirrored(preset.mirror)
-        rows.append(
-            [name, f"{preset.overlap:g}", mirror, f"{preset.mean_dice:.4f}", each, f"{preset.seconds_per_scan:.3g}"]
-        )
-    print_text_table(["preset", "overlap", "mirror", "mean Dice", "by structure", "s a scan"], rows)
+    presets = found.presets.values()
+    structures = list(dict.fromkeys(name for preset in presets for name in preset.dice))
+    few = structures if len(structures) <= _COLUMNS else []
+    rows = [
+        [
+            *(name, f"{preset.overlap:g}", mirrored(preset.mirror), f"{preset.seconds_per_scan:.3g}"),
+            f"{preset.mean_dice:.4f}",
+            *(f"{preset.dice[one].mean:.4f}" if one in preset.dice else "" for one in few),
+        ]
+        for name, preset in found.presets.items()
+    ]
+    print_table("", ["preset", "overlap", "mirror", "seconds a scan", "mean Dice", *few], rows)
+    if len({(preset.overlap, preset.mirror) for preset in presets}) == 1:
+        print("all presets are the same: the quickest way to run it is as good as any that was tried")
     if found.bf16_dice_loss is not None:
         lost = found.bf16_dice_loss
-        print(f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}; all figures: {found.precision}")
-    steps = next(iter(found.presets.values())).postprocess
+        print(
+            f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}; the figures are of {found.precision}"
+        )
+    steps = next(iter(presets)).postprocess
     for structure, kept in steps.items():
         print(
             f"post-processing of {structure}: {', '.join(s.name for s in kept)} (mean Dice {found.gains[structure]:+.4f})"

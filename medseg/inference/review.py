@@ -83,7 +83,7 @@ def _grid(volume: Volume, seen: Fingerprint) -> list[str]:
         low, high = _range([known[axis] for known in spacings])
         if not low / SPACING <= spacing <= high * SPACING:
             what = f"spacing {_AXES[axis]}" if own else "spacing"
-            found.append(f"{what} is {spacing:.3g} mm; training had {low:.3g} to {high:.3g} mm")
+            found.append(f"{what} is {spacing:.3g} mm; training had {_from_to(low, high, '.3g')} mm")
     if own:
         extents = [
             [n * mm for n, mm in zip(*one, strict=True)] for one in zip(seen.shapes, seen.spacings_mm, strict=True)
@@ -91,7 +91,8 @@ def _grid(volume: Volume, seen: Fingerprint) -> list[str]:
         for axis, extent in enumerate(n * mm for n, mm in zip(geometry.shape, geometry.spacing_mm, strict=True)):
             low, high = _range([known[axis] for known in extents])
             if not low / EXTENT <= extent <= high * EXTENT:
-                found.append(f"field of view {_AXES[axis]} is {extent:.0f} mm; training had {low:.0f} to {high:.0f} mm")
+                had = _from_to(low, high, ".0f")
+                found.append(f"field of view {_AXES[axis]} is {extent:.0f} mm; training had {had} mm")
     return found
 
 
@@ -117,7 +118,7 @@ def _amounts(volumes_ml: dict[str, float], seen: Fingerprint) -> list[str]:
     for name, ml in volumes_ml.items():
         low, high = seen.volumes_ml.get(name, (0.0, math.inf))
         if ml > 0 and not low / VOLUME <= ml <= high * VOLUME:
-            found.append(f"{name} has {ml:.3g} mL; training had {low:.3g} to {high:.3g} mL")
+            found.append(f"{name} has {ml:.3g} mL; training had {_from_to(low, high, '.3g')} mL")
     return found
 
 
@@ -170,6 +171,11 @@ def _centres_mm(label_map: LabelMap, labels: Labels) -> dict[str, list[float]]:
             ]
             found[structure.name] = label_map.geometry.to_world(index).tolist()
     return found
+
+
+def _from_to(low: float, high: float, form: str) -> str:
+    """Such as ``1 to 2.5``, or ``2`` where both are that."""
+    return f"{low:{form}}" if f"{low:{form}}" == f"{high:{form}}" else f"{low:{form}} to {high:{form}}"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

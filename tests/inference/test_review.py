@@ -60,8 +60,8 @@ def test_a_header_whose_spacings_are_shuffled_is_one(training):
     volume, label_map = cases[0]
     affine = volume.geometry.affine @ np.diag([2 / 1.5, 1.5 / 1.25, 1.25 / 2, 1.0])
     told = found(*on(Geometry(volume.geometry.shape, affine), volume, label_map), seen)
-    assert "spacing foot to head is 1.25 mm; training had 2 to 2 mm" in told
-    assert "spacing left to right is 2 mm; training had 1.5 to 1.5 mm" in told
+    assert "spacing foot to head is 1.25 mm; training had 2 mm" in told
+    assert "spacing left to right is 2 mm; training had 1.5 mm" in told
 
 
 def test_a_header_that_is_flipped_or_turned_is_one_by_how_structures_lie(training):

@@ -278,3 +278,20 @@ def test_a_model_in_a_folder_of_an_archive_is_found_and_what_else_lies_there_is_
     found = pull(str(tmp_path / "release.zip"))
     assert "2 other file(s)" in found.notes[0]
     assert not list(place.rglob("*.py"))
+
+
+def test_every_verb_says_in_json_what_it_did(model, packed, place, tmp_path, capsys):
+    def said(*words):
+        assert run(["models", *map(str, words), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    digest = sha256_of(packed)
+    again = said("pack", model, tmp_path / "again.zip")
+    assert again == {"file": str(tmp_path / "again.zip"), "bytes": packed.stat().st_size, "sha256": digest}
+    pulled = said("pull", packed, "--name", "liver")
+    assert (pulled["name"], pulled["folder"], pulled["sha256"]) == ("liver", str(place / "liver"), digest)
+    assert digest in pulled["notes"][0]
+    assert [one["name"] for one in said("list")["models"]] == ["liver"]
+    assert said("info", "liver")["presets"] == {}
+    assert said("remove", "liver", "--yes") == {"name": "liver", "removed": str(place / "liver")}
+    assert said("list")["models"] == []
