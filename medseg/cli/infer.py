@@ -231,9 +231,8 @@ def infer(
         raise failures[0][1]
     for manifest in () if as_json else manifests:
         if not quiet:
-            rows = [[name, f"{ml:.2f}"] for name, ml in manifest["volumes_ml"].items()]
             title = printable(manifest["scan"]["path"]) if len(manifests) > 1 else ""
-            print_table(title, ["structure", "volume mL"], rows)
+            print_table(title, *_volumes_and_dice(manifest))
             for warning in manifest["warnings"]:
                 note_line(f"warning: {warning}")
         print(printable(manifest["label_map"]["path"]))
@@ -243,6 +242,19 @@ def infer(
     if not quiet:
         note_line("Not a medical device.")
     return 1 if failures else 0
+
+
+def _volumes_and_dice(manifest: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of one scan; predicted Dice where the model folder has a calibration."""
+    head, predicted = ["structure", "volume mL"], manifest.get("predicted_dice")
+    rows = [[name, f"{ml:.2f}"] for name, ml in manifest["volumes_ml"].items()]
+    if predicted is None:
+        return head, rows
+    for row in rows:
+        one = predicted["structures"][row[0]]
+        limits = "" if one["low"] is None else f"{one['low']:.2f} to {one['high']:.2f}"
+        row += ["" if one["dice"] is None else f"{one['dice']:.2f}", limits or one["why"]]
+    return [*head, "predicted Dice", f"{predicted['level']:.0%} interval"], rows
 
 
 def _on_cluster(text: str, *, quiet: bool) -> Any:

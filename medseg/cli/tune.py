@@ -82,4 +82,14 @@ def tune(
         )
     if not steps:
         print("post-processing: none raises the mean Dice of a structure")
+    from medseg.inference.predicted import FEWEST, LEVEL, calibrated
+
+    for calibration in found.predicted_dice[:1]:
+        patients = {name: shift.patients for name, shift in calibrated(calibration).items()}
+        enough = [f"{name} ({n} patients)" for name, n in patients.items() if n >= FEWEST]
+        few = [f"{name} ({n})" for name, n in patients.items() if n < FEWEST]
+        print(
+            f"predicted Dice: {LEVEL:.0%} intervals for {', '.join(enough) or 'no structure'}"
+            + (f"; fewer than {FEWEST} patients: {', '.join(few)}" if few else "")
+        )
     print(f"{found.cases} cases; use one with: medseg infer SCAN --model {found.model} --preset fast")

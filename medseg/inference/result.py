@@ -9,6 +9,7 @@ from typing import Any
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.inference.postprocess import Change
+from medseg.inference.predicted import LEVEL, PredictedDice
 from medseg.io.recorded import Recorded
 
 
@@ -17,6 +18,7 @@ class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
 
     ``windows``: how many patches the network saw. ``postprocessed``: what post-processing did to each structure that has any.
+    ``predicted_dice``: of each structure, where the model folder has a calibration (``inference.predicted``).
     ``review``: why a human should look at this result; empty where nothing speaks against it.
     ``image()`` gives the label map back as the kind of the scan.
     """
@@ -31,6 +33,7 @@ class SegmenterResult:
     postprocessed: dict[str, Change] = field(default_factory=dict)
     recorded: Recorded | None = None
     review: tuple[str, ...] = ()
+    predicted_dice: dict[str, PredictedDice] = field(default_factory=dict)
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).
@@ -61,17 +64,28 @@ class SegmenterResult:
         return f"SegmenterResult({', '.join(f'{n} {v:.1f} mL' for n, v in self.volumes_ml.items())})"
 
     def _repr_html_(self) -> str:
-        return result_html(repr(self.label_map.geometry), self.labels, self.volumes_ml, self.warnings)
+        return result_html(
+            repr(self.label_map.geometry), self.labels, self.volumes_ml, self.warnings, self.predicted_dice
+        )
 
 
-def result_html(title: str, labels: Labels, volumes_ml: Mapping[str, float], warnings: tuple[str, ...]) -> str:
-    """Title, volumes by structure and warnings for a notebook; everything escaped."""
+def result_html(
+    title: str,
+    labels: Labels,
+    volumes_ml: Mapping[str, float],
+    warnings: tuple[str, ...],
+    predicted: Mapping[str, PredictedDice],
+) -> str:
+    """Title, volumes and predicted Dice by structure and warnings for a notebook; everything escaped."""
     rows = "".join(
-        f"<tr><td>{coloured(s.name, s.colour)}</td><td style='text-align:right'>{volumes_ml[s.name]:.2f}</td></tr>"
+        f"<tr><td>{coloured(s.name, s.colour)}</td><td style='text-align:right'>{volumes_ml[s.name]:.2f}</td>"
+        + (f"<td>{escape(str(predicted[s.name]))}</td>" if predicted else "")
+        + "</tr>"
         for s in labels.structures
     )
+    more = f"<th>predicted Dice ({LEVEL:.0%} interval)</th>" if predicted else ""
     notes = "".join(f"<p>warning: {escape(warning)}</p>" for warning in warnings)
-    return f"<p>{escape(title)}</p><table><tr><th>structure</th><th>volume mL</th></tr>{rows}</table>{notes}"
+    return f"<p>{escape(title)}</p><table><tr><th>structure</th><th>volume mL</th>{more}</tr>{rows}</table>{notes}"
 
 
 def coloured(name: str, colour: str) -> str:

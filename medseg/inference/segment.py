@@ -17,6 +17,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, shape_for
 from medseg.inference.decide import Decide, largest, largest_in_float16, regions_in_order
 from medseg.inference.ensemble import Outputs
+from medseg.inference.expected import ExpectedDice
 from medseg.inference.memory import DTYPES, fitted, stepping_down
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
@@ -63,6 +64,7 @@ def segment(
     settings: InferenceSettings = USUAL,
     outputs: Outputs = "logits",
     record: Recorded | None = None,
+    expected: ExpectedDice | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmented:
@@ -72,7 +74,7 @@ def segment(
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
-    windows at a time only; ``record`` keeps on the disk what they say. Where
+    windows at a time only; ``record`` keeps on the disk what they say, and ``expected`` sums it. Where
     ``settings.max_memory`` is given, ``say`` is told what will be held. Raises ResourceError where it does not suffice.
     """
     labels = plan.structure_labels
@@ -124,6 +126,8 @@ def segment(
     )
     channels = np.zeros(frame.geometry.shape, labels.channel_dtype)
     orders = restore_orders(frame.geometry.spacing_mm, plan)
+    if expected is not None:
+        slabs = expected.watched(slabs, outputs)
     if record is not None:
         slabs = recorded_slabs(
             slabs, record, channels=channels, source=source, axis=axis, orders=orders, labels=labels, outputs=outputs

@@ -19,6 +19,7 @@ from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
+from medseg.inference.predicted import DicePredictor, poor, predictor_for
 from medseg.inference.result import SegmenterResult, coloured
 from medseg.inference.review import oddities, other_modality, reasons
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
@@ -60,6 +61,7 @@ class Segmenter:
     settings: InferenceSettings
     outputs: "Outputs" = "logits"
     say: Callable[[str], None] = lambda line: None
+    dice_predictor: DicePredictor | None = None
 
     @classmethod
     def load(
@@ -96,7 +98,8 @@ class Segmenter:
         settings = replace(settings, backend=running.backend, precision=running.precision)
         outputs = outputs_of(len(running.predicts), settings.ensemble)
         predict = ensembled(running.predicts, outputs, regions=bool(loaded.labels.regions))
-        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say)
+        dice = predictor_for(loaded.card.inference.predicted_dice, settings, len(running.predicts))
+        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say, dice)
 
     @property
     def plan(self) -> Plan:
@@ -153,8 +156,10 @@ class Segmenter:
 
         Raises DataError for the scan, ModelError for the network.
         """
+        from medseg.inference.expected import ExpectedDice
         from medseg.inference.segment import segment
 
+        expected = None if self.dice_predictor is None else ExpectedDice(self.labels)
         try:
             found = segment(
                 volume,
@@ -163,6 +168,7 @@ class Segmenter:
                 settings=self.settings,
                 outputs=self.outputs,
                 record=record,
+                expected=expected,
                 progress=progress,
                 say=self.say,
             )
@@ -177,7 +183,8 @@ class Segmenter:
             ) from error
         label_map = replace(found.label_map, labels=self.labels)
         volumes = label_map.volumes_ml()
-        review = reasons(volume, label_map, volumes, self.plan, self.model.card.fingerprint)
+        predicted = self.dice_predictor.of(expected.of(volumes)) if self.dice_predictor and expected else {}
+        review = (*reasons(volume, label_map, volumes, self.plan, self.model.card.fingerprint), *poor(predicted))
         warnings = (
             *volume.warnings,
             *other_modality(volume, self.plan),
@@ -195,6 +202,7 @@ class Segmenter:
             found.postprocessed,
             record,
             review,
+            predicted,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:

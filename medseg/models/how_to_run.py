@@ -1,6 +1,6 @@
 """The section ``inference`` of model.json: how a model wants to be run, as was measured or as its makers say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,25 @@ class Preset(BaseModel):
         )
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Scans = dict[str, tuple[tuple[tuple[Share, Share], ...], ...]]
+"""Of each structure, by patient: the expected and the measured Dice of every scan of theirs in which it was found."""
+
+
+class DiceCalibration(BaseModel):
+    """What a model expected of its label maps (``inference.predicted``), and the Dice that was measured, on scans it had not seen.
+
+    ``scans``: by the folds that segmented them. ``settings``: those of ``InferenceSettings`` that change a label map, and
+    ``folds``, the number whose outputs were averaged. Holds no name of a case or of a patient: they may tell who it was.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    settings: dict[str, Any]
+    measured_on: str
+    scans: dict[str, Scans]
+
+
 class HowToRun(BaseModel):
     """How a model wants to be run where the user does not say; None: as usual. Keys that medseg does not know are ignored.
 
@@ -86,3 +105,4 @@ class HowToRun(BaseModel):
     postprocess: Postprocess | None = None
     bf16_dice_loss: Bf16DiceLoss | None = None
     presets: dict[str, Preset] = {}
+    predicted_dice: tuple[DiceCalibration, ...] = ()

@@ -19,6 +19,7 @@ from medseg.core.scores import Score
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.check import as_label
 from medseg.inference.backends.torch_backend import torch_predict
+from medseg.inference.expected import ExpectedDice
 from medseg.inference.segment import USUAL, segment
 from medseg.inference.settings import InferenceSettings
 from medseg.io.reading import read_volumes
@@ -29,13 +30,19 @@ from medseg.models.bundle import network_for, weights_of
 
 @dataclass(frozen=True, eq=False)
 class Validated:
-    """One case as validated: its scores, and what a picture of it needs."""
+    """One case as validated: its scores, what a picture of it needs, and the Dice that the network expected by structure."""
 
     case: str
     scores: list[Score]
     volume: Volume
     prediction: LabelMap
     reference: LabelMap
+    expected: dict[str, float]
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """By structure and region, as measured."""
+        return {score.structure: score.value for score in self.scores if score.metric == "dice"}
 
 
 def validate_case(
@@ -48,7 +55,9 @@ def validate_case(
     """
     labels = plan.structure_labels
     volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
-    prediction = segment(volume, plan, torch_predict([network], device), settings=settings).label_map
+    expected = ExpectedDice(labels)
+    predict = torch_predict([network], device)
+    prediction = segment(volume, plan, predict, settings=settings, expected=expected).label_map
     pair, reference = compared(case, prediction, as_label(case, labels, volume.geometry), labels)
     known = labels.names if case.annotated is None else case.annotated
     structures = [s for s in labels.structures if s.name in known]
@@ -56,7 +65,7 @@ def validate_case(
     scores += score_regions(case.id, labels.mapping(), pair, region_settings(labels, known))
     # A whole-case figure counts every voxel, also those whose structure nobody drew.
     scores += score_case(case.id, pair) if case.annotated is None else []
-    return Validated(case.id, scores, volume, prediction, reference)
+    return Validated(case.id, scores, volume, prediction, reference, expected.of(prediction.volumes_ml()))
 
 
 def compared(case: Case, prediction: LabelMap, reference: LabelMap, labels: Labels) -> tuple[CasePair, LabelMap]:

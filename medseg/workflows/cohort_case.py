@@ -167,6 +167,7 @@ def _done(common: Common, order: Order, result: InferResult, writing: float) -> 
         "label_map": result.path.relative_to(folder).as_posix(),
         "outputs": {path.relative_to(folder).as_posix(): digest for path, digest in sorted(result.sha256.items())},
         "volumes_ml": manifest["volumes_ml"],
+        "predicted_dice": manifest.get("predicted_dice", {}).get("structures", {}),
         "seconds": manifest["seconds"] | {"write": round(writing, 3)},
         "warnings": manifest["warnings"],
         "review": manifest["review"],

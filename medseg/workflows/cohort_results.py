@@ -34,7 +34,8 @@ def write_results(
         "cases": cases,
         "provenance": provenance(),
     }
-    write_together({folder / CSV: _table(cases, job.labels.names), folder / JSON: json_bytes(content)})
+    predicted = job.labels.names if job.segmenter.dice_predictor else ()
+    write_together({folder / CSV: _table(cases, job.labels.names, predicted), folder / JSON: json_bytes(content)})
     return content
 
 
@@ -50,16 +51,18 @@ def write_page(folder: Path, content: Mapping[str, Any]) -> Path:
     return folder / PAGE
 
 
-def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
+def _table(cases: Sequence[Record], structures: Sequence[str], predicted: Sequence[str]) -> bytes:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     volumes = [f"volume_ml_{name}" for name in structures]
+    figures = {"": "dice", "_low": "low", "_high": "high"}
     stages = list(dict.fromkeys(stage for case in cases for stage in case["seconds"]))
     writer.writerow(
         [
             "case",
             "status",
             *volumes,
+            *(f"predicted_dice{kind}_{name}" for name in predicted for kind in figures),
             "seconds",
             *(f"seconds_{s}" for s in stages),
             "review",
@@ -75,6 +78,7 @@ def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
             [
                 *(case["case"], case["status"]),
                 *(case["volumes_ml"].get(name, "") for name in structures),
+                *(_figure(case, name, figure) for name in predicted for figure in figures.values()),
                 round(sum(seconds.values()), 3) if seconds else "",
                 *(seconds.get(stage, "") for stage in stages),
                 "yes" if case.get("review") else "",
@@ -85,3 +89,9 @@ def _table(cases: Sequence[Record], structures: Sequence[str]) -> bytes:
             ]
         )
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _figure(case: Record, name: str, figure: str) -> Any:
+    """Of the predicted Dice of a structure; empty where it is undefined."""
+    value = case.get("predicted_dice", {}).get(name, {}).get(figure)
+    return "" if value is None else value

@@ -16,6 +16,7 @@ from medseg.core.labels import Labels
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
+from medseg.inference.predicted import PredictedDice
 from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter, open_for
 from medseg.inference.settings import InferenceOptions, settings_for
@@ -50,12 +51,13 @@ class InferResult:
     manifest: dict[str, Any]
     outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     sha256: dict[Path, str] = field(default_factory=dict)
+    predicted_dice: dict[str, PredictedDice] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"InferResult({self.path}, {', '.join(f'{n} {v:.1f} mL' for n, v in self.volumes_ml.items())})"
 
     def _repr_html_(self) -> str:
-        return result_html(str(self.path), self.labels, self.volumes_ml, self.warnings)
+        return result_html(str(self.path), self.labels, self.volumes_ml, self.warnings, self.predicted_dice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,8 @@ class Job:
             if settings.preset is not None:
                 alone = " with all folds" if segmenter.settings.folds else ""
                 say(card.inference.presets[settings.preset].quoted(settings.preset) + alone)
+            if segmenter.dice_predictor is not None and (remark := segmenter.dice_predictor.remark()):
+                say(remark)
             return segmenter
 
         thread = ThreadPoolExecutor(1)
@@ -186,7 +190,7 @@ class Job:
 
     def write(self, opened: Opened, found: SegmenterResult, target: Path) -> InferResult:
         """Write all files of the case, which take their names together, and close ``opened``."""
-        clock, model = time.perf_counter(), self.segmenter.model
+        clock, model, dice = time.perf_counter(), self.segmenter.model, self.segmenter.dice_predictor
         with opened.stack, self.segmenter.enough_memory(shown(opened.channels[0])):
             place = place_of(target)
             result = Segmentation(found.label_map, self.labels, opened.scan, place, model.card.name, found.recorded)
@@ -212,6 +216,7 @@ class Job:
                     "weights": model.card.weights,
                 },
                 "volumes_ml": {name: round(value, 6) for name, value in found.volumes_ml.items()},
+                **({"predicted_dice": dice.described(found.predicted_dice)} if dice else {}),
                 "geometry": _described(opened.scan.volume),
                 "windows": found.windows,
                 "postprocess": {name: change.as_json() for name, change in found.postprocessed.items()},
@@ -226,7 +231,17 @@ class Job:
             beside = {path: data for files in others.values() for path, data in files.items()}
             digests = write_together({target: content, manifest_path(target): json_bytes(manifest), **beside})
         outputs = {name: tuple(files) for name, files in others.items()}
-        return InferResult(target, found.label_map, self.labels, found.volumes_ml, warnings, manifest, outputs, digests)
+        return InferResult(
+            target,
+            found.label_map,
+            self.labels,
+            found.volumes_ml,
+            warnings,
+            manifest,
+            outputs,
+            digests,
+            found.predicted_dice,
+        )
 
 
 def hash_of(scan: Path, options: ReadOptions = DEFAULTS) -> str:

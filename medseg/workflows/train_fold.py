@@ -24,12 +24,13 @@ from medseg.data.given_splits import Split
 from medseg.data.store import StoredCase
 from medseg.inference.device import machine
 from medseg.inference.postprocess import steps_of
+from medseg.inference.predicted import deciding, scans_of
 from medseg.inference.settings import InferenceSettings
 from medseg.io.nifti import write_label_map
 from medseg.io.reading import read_label_map, read_volumes
 from medseg.models.bundle import save_model, saved_folds
 from medseg.models.card import model_readme
-from medseg.models.how_to_run import HowToRun
+from medseg.models.how_to_run import DiceCalibration, HowToRun, Scans
 from medseg.models.model_json import FORMAT_VERSION, ModelCard, read_card
 from medseg.report.curves import save_curves
 from medseg.report.evaluation import Report
@@ -43,6 +44,7 @@ from medseg.training.track import tracker
 from medseg.training.validation import mean_dice, region_settings, trained_network, validate_case
 
 Say = Callable[[str], None]
+HELD_OUT = "validation cases, each by the fold that did not see it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,24 +97,32 @@ class Fold:
             )
         if not self.team.leads:
             return {}
-        report = self._validate(held_out, state) if held_out else None
+        report, measured = self._validate(held_out, state) if held_out else (None, {})
         rows = read_log(self.folder / "log.csv", until=self.plan.steps)
         if report is not None:
             rows[-1] |= validation_columns({name: report.mean("dice", name) for name in report.labels.names})
             write_log(self.folder / "log.csv", rows)
         save_curves(self.folder / "curves.png", rows)
-        self._save_model(state, report)
+        self._save_model(state, report, measured)
         return {} if report is None else {self.name: report}
 
-    def _validate(self, held_out: Sequence[Case], state: dict[str, Tensor]) -> Report:
+    @property
+    def settings(self) -> InferenceSettings:
+        """Those of the final validation."""
+        return InferenceSettings(postprocess=steps_of(self.config.inference.postprocess, self.plan.structure_labels))
+
+    def _validate(self, held_out: Sequence[Case], state: dict[str, Tensor]) -> tuple[Report, Scans]:
         labels = self.plan.structure_labels
         network = trained_network(self.plan, state)
-        settings = InferenceSettings(postprocess=steps_of(self.config.inference.postprocess, labels))
+        expected: list[dict[str, float]] = []
+        dice: list[dict[str, float]] = []
         scores: list[Score] = []
         files: list[ScoredCase] = []
         place = self.folder / "validation"
         for done, case in enumerate(held_out, 1):
-            found = validate_case(case, self.plan, network, self.device, settings=settings)
+            found = validate_case(case, self.plan, network, self.device, settings=self.settings)
+            expected.append(found.expected)
+            dice.append(found.dice)
             path = place / f"{case.id}_seg.nii.gz"
             digest = write_label_map(path, found.prediction)
             grid = found.reference.geometry
@@ -136,7 +146,7 @@ class Fold:
         )
         report.save(place)
         self._draw(held_out, report, place)
-        return report
+        return report, scans_of(list(patients.values()), expected, dice)
 
     def _draw(self, held_out: Sequence[Case], report: Report, place: Path) -> None:
         """Overlays of the worst, the middle and the best case by mean Dice."""
@@ -158,10 +168,10 @@ class Fold:
             one = Volume(scan.data[:1], scan.geometry)
             save_overlays(place / f"{rank}.png", one, prediction, reference, title=title)
 
-    def _save_model(self, state: dict[str, Tensor], report: Report | None) -> None:
+    def _save_model(self, state: dict[str, Tensor], report: Report | None, measured: Scans) -> None:
         target = self.run_folder / "model"
         states, validation = saved_folds(target)
-        trained_before = read_card(target).training if states else {}
+        before = read_card(target) if states else None
         states[self.name] = state
         if report is not None:
             validation[self.name] = report.validated()
@@ -177,10 +187,25 @@ class Fold:
             validation=validation,
             provenance=provenance(),
             licence=self.config.licence,
-            training={**trained_before, self.name: self._trained()},
-            inference=HowToRun(postprocess=self.config.inference.postprocess or None),
+            training={**(before.training if before else {}), self.name: self._trained()},
+            inference=HowToRun(
+                postprocess=self.config.inference.postprocess or None,
+                predicted_dice=self._calibration(before, measured),
+            ),
         )
         save_model(target, card, states, model_readme(card))
+
+    def _calibration(self, before: ModelCard | None, measured: Scans) -> tuple[DiceCalibration, ...]:
+        """What this fold's validation measured beside what that of the other folds did; none where nothing was."""
+        settings = deciding(self.settings, folds=1)
+        scans = {
+            fold: others
+            for one in (before.inference.predicted_dice if before else ())
+            for fold, others in one.scans.items()
+            if before and one.settings == settings and f"{fold}.safetensors" in before.weights
+        }
+        found = DiceCalibration(settings=settings, measured_on=HELD_OUT, scans=scans | {self.name: measured})
+        return (found,) if any(found.scans.values()) else ()
 
     def _trained(self) -> dict[str, Any]:
         """How this fold came about. Holds no name of a case: they may tell who it was."""

@@ -18,6 +18,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap
+from medseg.inference.predicted import calibrated
 from medseg.workflows.tune_cases import TuneCases, given_cases, own_cases
 from medseg.workflows.tune_choice import Candidate, Steps, chosen_steps, presets_of
 
@@ -38,6 +39,8 @@ STEPS: tuple[Steps, ...] = (
 class Tuned:
     """What was written: ``presets`` by name, the ``candidates`` they were chosen from, and post-processing by structure.
 
+    ``predicted_dice``: the calibrations of the usual settings and of each preset.
+
     ``gains``: what the post-processing of each structure that has one adds to its mean Dice. ``precision``: that of all
     figures; on a CPU that has arithmetic for it, bf16 where the ``bf16_dice_loss`` measured first is small enough.
     """
@@ -50,6 +53,7 @@ class Tuned:
     remarks: tuple[str, ...]
     precision: str
     bf16_dice_loss: Any
+    predicted_dice: tuple[Any, ...]
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +73,10 @@ class Tuned:
             "postprocess_gains": self.gains,
             "precision": self.precision,
             "bf16_dice_loss": None if self.bf16_dice_loss is None else self.bf16_dice_loss.model_dump(mode="json"),
+            "predicted_dice": [
+                {"settings": one.settings, "patients": {name: s.patients for name, s in calibrated(one).items()}}
+                for one in self.predicted_dice
+            ],
             "presets": {name: preset.model_dump(mode="json") for name, preset in self.presets.items()},
         }
 
@@ -98,6 +106,7 @@ def tune(
     from medseg.inference.precision import bf16_dice_loss
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
+    from medseg.workflows.tune_dice import calibrations_of
 
     loaded = load_model(find_model(None if model is None else Path(model)))
     folder, card, plan = loaded.folder, loaded.card, loaded.plan
@@ -129,7 +138,8 @@ def tune(
                 running, runs = short, in_bf16
         others = _measured(loaded, running.predicts, found, ways[1:], progress)
     runs = [
-        replace(a, found=a.found + b.found, seconds=a.seconds + b.seconds) for a, b in zip(runs, others, strict=True)
+        replace(a, found=a.found + b.found, seconds=a.seconds + b.seconds, expected=a.expected + b.expected)
+        for a, b in zip(runs, others, strict=True)
     ]
     plain = _dice(runs, base, (), names, loaded.labels)
     after = [(steps, _dice(runs, base, steps, names, loaded.labels)) for steps in STEPS]
@@ -151,9 +161,19 @@ def tune(
         measured_on=found.described,
         machine=f"{machine(chosen)}, {running.backend} {running.precision}",
     )
-    _write(folder, presets, loss)
+    calibrations = calibrations_of(
+        loaded,
+        found,
+        ways,
+        presets,
+        expected=lambda way, steps: _expected(runs, way, steps, loaded.labels),
+        measured=lambda way, steps: _dice(runs, way, steps, names, loaded.labels),
+    )
+    _write(folder, presets, loss, calibrations)
     gains = {name: gain for name, (_, gain) in kept.items()}
-    return Tuned(folder, presets, candidates, gains, len(found.cases), found.remarks, running.precision, loss)
+    return Tuned(
+        folder, presets, candidates, gains, len(found.cases), found.remarks, running.precision, loss, calibrations
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,12 +195,13 @@ class _Packed:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One case: its reference, and for each way the label map and the seconds."""
+    """One case: its reference, and for each way the label map, the seconds and the Dice that the network expected."""
 
     case: Case
     reference: _Packed
     found: tuple[_Packed, ...]
     seconds: tuple[float, ...]
+    expected: tuple[dict[str, float], ...]
 
 
 def _spread(found: TuneCases, most: int | None) -> TuneCases:
@@ -201,6 +222,7 @@ def _measured(
     """Every case segmented in every way, each timed without reading; the network's time is that of all folds."""
     from medseg.data.check import as_label
     from medseg.inference.ensemble import ensembled, outputs_of
+    from medseg.inference.expected import ExpectedDice
     from medseg.inference.segment import segment
     from medseg.inference.settings import InferenceOptions, settings_for
     from medseg.io.reading import read_volumes
@@ -209,19 +231,21 @@ def _measured(
     runs = []
     for number, (case, folds) in enumerate(zip(found.cases, found.folds, strict=True)):
         volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
-        label_maps, seconds = [], []
+        label_maps, seconds, expected = [], [], []
         for way, (overlap, mirror) in enumerate(ways):
             options = InferenceOptions(overlap, mirror, postprocess={})
             settings = settings_for(options, loaded.card.inference, loaded.plan)
             outputs = outputs_of(len(folds), settings.ensemble)
             predict = ensembled([predicts[n] for n in folds], outputs, regions=bool(loaded.labels.regions))
-            made = segment(volume, loaded.plan, predict, settings=settings, outputs=outputs)
+            said = ExpectedDice(loaded.labels)
+            made = segment(volume, loaded.plan, predict, settings=settings, outputs=outputs, expected=said)
+            expected.append(said.of(made.label_map.volumes_ml()))
             label_maps.append(_Packed.of(made.label_map))
             others = sum(value for stage, value in made.seconds.items() if stage != "network")
             seconds.append(others + made.seconds["network"] * len(predicts) / len(folds))
             progress("ways to run it", number * len(ways) + way + 1, len(found.cases) * len(ways))
         reference = as_label(case, loaded.plan.structure_labels, volume.geometry)
-        runs.append(_Run(case, _Packed.of(reference), tuple(label_maps), tuple(seconds)))
+        runs.append(_Run(case, _Packed.of(reference), tuple(label_maps), tuple(seconds), tuple(expected)))
     return runs
 
 
@@ -245,8 +269,21 @@ def _dice(runs: Sequence[_Run], way: int, steps: Any, names: Sequence[str], labe
     return found
 
 
-def _write(folder: Path, presets: dict[str, Any], loss: Any) -> None:
-    """Put the presets, and the measured Dice loss of bf16, into model.json, and its presets into README.md; all else stays."""
+def _expected(runs: Sequence[_Run], way: int, steps: Any, labels: Labels) -> Any:
+    """What the network expected of one way, as ``_dice``; NaN where ``steps`` leave nothing of a structure."""
+    from medseg.inference.postprocess import postprocess
+
+    found = np.full((len(runs), len(labels.names)), np.nan)
+    for row, run in enumerate(runs):
+        label_map, _ = postprocess(run.found[way].label_map(), steps, labels)
+        for column, structure in enumerate(labels.structures):
+            if (label_map.data == structure.value).any():
+                found[row, column] = run.expected[way][structure.name]
+    return found
+
+
+def _write(folder: Path, presets: dict[str, Any], loss: Any, calibrations: Sequence[Any]) -> None:
+    """Put what was measured into model.json, and the presets into README.md; all else stays."""
     from medseg.models.card import with_presets
     from medseg.models.model_json import ModelCard
 
@@ -254,6 +291,7 @@ def _write(folder: Path, presets: dict[str, Any], loss: Any) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     section = content.setdefault("inference", {})
     section["presets"] = {name: preset.model_dump(mode="json") for name, preset in presets.items()}
+    section["predicted_dice"] = [calibration.model_dump(mode="json") for calibration in calibrations]
     if loss is not None:
         section["bf16_dice_loss"] = loss.model_dump(mode="json")
     readme = folder / "README.md"

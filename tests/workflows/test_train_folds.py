@@ -46,6 +46,12 @@ def test_all_folds_are_reported_together_each_case_once(root, tmp_path, no_pictu
     told = card["validation"]["cross_validation"]
     assert (told["cases"], told["dice"]) == (4, pytest.approx(result.dice))
     assert told["dice_interval"]["liver"] == [liver["low"], liver["high"]]
+    (calibration,) = card["inference"]["predicted_dice"]
+    assert sorted(calibration["scans"]) == ["fold_0", "fold_1", "fold_2"]
+    for n, fold in enumerate(apart):  # each patient has one scan; what was not found has no pair
+        measured = [dice for ((_, dice),) in calibration["scans"][f"fold_{n}"].get("liver", [])]
+        liver_of_fold = [value for (_, name), value in fold.items() if name == "liver" and value > 0]
+        assert sorted(value for value in measured if value > 0) == pytest.approx(sorted(liver_of_fold), abs=1e-6)
     readme = (result.model_folder / "README.md").read_text()
     assert f"| liver | {liver['mean']:.4f} | {liver['low']:.4f} to {liver['high']:.4f} |" in readme
     assert sorted(card["weights"]) == [f"fold_{n}.safetensors" for n in range(3)]

@@ -13,7 +13,8 @@ from medseg.cli.app import run as command
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError
 from medseg.inference import device, precision
-from medseg.inference.settings import InferenceOptions
+from medseg.inference.predicted import predictor_for
+from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.models.bundle import load_model
 from medseg.workflows.infer import infer
 from medseg.workflows.tune import tune
@@ -115,9 +116,25 @@ def test_nothing_but_the_presets_changes_in_the_model_folder(run, tuned):
     }
     old, new = (json.loads(files["model.json"]) for files in (before, after))
     presets = new["inference"].pop("presets")
+    assert new["inference"].pop("predicted_dice")
+    assert old["inference"].pop("predicted_dice") == []
     assert old["inference"].pop("presets") == {}
     assert old == new
     assert all(preset["seconds_per_scan"] > 0 for preset in presets.values())
+
+
+def test_the_predicted_dice_of_each_preset_is_calibrated_on_the_dice_that_were_measured(run, tuned, tmp_path):
+    how = load_model(run).card.inference
+    for preset in how.presets.values():
+        options = InferenceOptions(preset.overlap, preset.mirror, postprocess=preset.postprocess)
+        settings = settings_for(options, how, PLAN)
+        predictor = predictor_for(how.predicted_dice, settings, 1)
+        assert predictor.unlike == {}
+        for name, told in preset.dice.items():
+            pairs = [pair for part in predictor.calibration.scans.values() for (pair,) in part[name]]
+            assert sorted(predictor.calibration.scans) == ["fold_0", "fold_1"]
+            assert np.mean([measured for _, measured in pairs]) == pytest.approx(told.mean, abs=2e-6)
+            assert all(0 < said < 1 for said, _ in pairs)
 
 
 def test_fast_is_no_slower_and_loses_no_more_than_it_may(tuned):
