@@ -234,7 +234,8 @@ def infer(
             title = printable(manifest["scan"]["path"]) if len(manifests) > 1 else ""
             print_table(title, *_volumes_and_dice(manifest))
             for warning in manifest["warnings"]:
-                note_line(f"warning: {warning}")
+                reviewed = warning.removeprefix("review: ")
+                note_line(f"{'warning' if reviewed == warning else 'to be reviewed'}: {reviewed}")
         print(printable(manifest["label_map"]["path"]))
         for files in manifest["outputs"].values():
             for path in files:

@@ -177,8 +177,8 @@ def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             parts = [part for part in sorted(old.keys() | new.keys()) if old.get(part) != new.get(part)]
-            return f"was begun with {_listed(key, old, parts)}, but now it is {_listed(key, new, parts)}"
-        return f"was begun with {key} {old}, but now it is {new}"
+            return f"was begun with {_listed(key, old, parts)}, but this run has {_listed(key, new, parts)}"
+        return f"was begun with {key} {old}, but this run has {new}"
     return "was begun with other settings"
 
 

@@ -48,11 +48,11 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     [
         (
             {"model": {"name": "liver", "sha256": "bb"}},
-            r'was begun with model sha256="aa", but now it is model sha256="bb"',
+            r'was begun with model sha256="aa", but this run has model sha256="bb"',
         ),
         (
             {"settings": {"overlap": 0.25, "series": "3"}},
-            r'was begun with settings overlap=0.5, series=null, but now it is settings overlap=0.25, series="3"',
+            r'was begun with settings overlap=0.5, series=null, but this run has settings overlap=0.25, series="3"',
         ),
     ],
 )

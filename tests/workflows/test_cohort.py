@@ -167,14 +167,14 @@ def test_voxels_beside_a_header_are_part_of_the_scan(run, tmp_path):
 def test_another_model_or_other_settings_are_refused_naming_both(run, model, tmp_path):
     run()
     other = tiny_model(tmp_path / "other", name="other")
-    with pytest.raises(OutputError, match=r'begun with model name="tiny".*now it is model name="other"'):
+    with pytest.raises(OutputError, match=r'begun with model name="tiny".*this run has model name="other"'):
         run(model=other)
-    with pytest.raises(OutputError, match=r"begun with settings overlap=0\.5, but now it is settings overlap=0\.25"):
+    with pytest.raises(OutputError, match=r"begun with settings overlap=0\.5, but this run has settings overlap=0\.25"):
         run(settings=InferenceOptions(overlap=0.25))
-    with pytest.raises(OutputError, match=r'outputs=\[\], but now it is settings outputs=\["stats"\]'):
+    with pytest.raises(OutputError, match=r'outputs=\[\], but this run has settings outputs=\["stats"\]'):
         run(also=["stats"])
     with pytest.raises(
-        OutputError, match=r'postprocess={}, but now it is settings postprocess={"liver": .*largest_comp'
+        OutputError, match=r'postprocess={}, but this run has settings postprocess={"liver": .*largest_comp'
     ):
         run(settings=InferenceOptions(postprocess=STEPS))
     assert run().again == 3
