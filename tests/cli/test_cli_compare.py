@@ -5,6 +5,8 @@ import pytest
 from medseg.cli.app import run
 from tests.workflows.test_evaluate import boxes, save
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture
 def arguments(tmp_path):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medseg.cli.evaluate import evaluate
 from medseg.core.errors import MedsegError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
 AFFINE[:3, 3] = [60.0, 50.0, -100.0]
 

@@ -180,6 +180,7 @@ def test_a_second_run_gives_the_same_bytes(readers, tmp_path):
 # Consensus
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("method", ["majority", "staple"])
 def test_a_consensus_lies_on_the_first_readers_grid_whatever_the_others_storage_order(readers, tmp_path, method):
     for n in range(4):
@@ -194,6 +195,7 @@ def test_a_consensus_lies_on_the_first_readers_grid_whatever_the_others_storage_
         assert found.header.get_intent()[0] == "label"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_two_readers_have_a_majority_where_both_drew_and_the_rest_is_counted(readers, tmp_path):
     found = agree(readers[:2], labels=LABELS, consensus="majority", output=tmp_path / "out")
     data = np.asarray(nib.load(tmp_path / "out" / "consensus" / "c0.nii.gz").dataobj)
@@ -230,6 +232,7 @@ def test_a_reader_given_as_a_model_is_refused(readers):
         agree(readers, models=[readers[0]])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_noisy_readers_of_real_scans_make_a_consensus_better_than_each_of_them(real_data, tmp_path):
     labels = real_data / "Task04_Hippocampus" / "labelsTr"
     paths = sorted(labels.glob("hippocampus_0*.nii.gz"))[:4]

@@ -46,6 +46,7 @@ def test_label_maps_are_scored_and_paired_by_hand(models):
     assert (row.first, row.second) == ("a", "b")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_scores_of_earlier_evaluations_give_the_same_rows(models, tmp_path):
     a, b, reference = models
     for model in (a, b):
@@ -91,6 +92,7 @@ def test_every_file_is_written_and_says_what_was_done(models, tmp_path):
     assert r"b $-$ a & 4 &" in (out / "comparison.tex").read_text()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_page_is_whole_needs_nothing_from_elsewhere_and_escapes_names(models, tmp_path):
     a, b, reference = models
     evil = b.rename(tmp_path / "<b>")
@@ -136,6 +138,7 @@ def test_a_case_that_a_model_lacks_is_refused_or_counts_against_it(models):
     assert "c3" in result.methods()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_scores_that_lack_a_case_or_have_other_references_or_structures_are_refused(models, tmp_path):
     a, b, reference = models
     one, other = tmp_path / "one", tmp_path / "other"
@@ -170,6 +173,7 @@ def test_what_was_asked_wrongly_is_refused(models, given, message):
         compare([a, b], reference=reference, labels=LABELS, **given)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_scores_made_with_another_tolerance_are_refused_and_the_tolerance_is_stated(models, tmp_path):
     a, b, reference = models
     evaluate(a, reference, labels=LABELS, output=tmp_path / "one", tolerance_mm=1.0)
@@ -215,6 +219,7 @@ def test_a_better_segmentation_of_real_scans_wins_in_every_case(real_data, tmp_p
     assert json.dumps(result.to_dict(), allow_nan=False)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_width_of_the_rim_is_stated_and_scores_from_before_it_was_are_no_reason_to_refuse(models, tmp_path):
     a, b, reference = models
     evaluate(a, reference, labels=LABELS, metrics=["boundary_iou"], boundary_mm=3.0, output=tmp_path / "one")
@@ -229,6 +234,7 @@ def test_the_width_of_the_rim_is_stated_and_scores_from_before_it_was_are_no_rea
     assert compare([tmp_path / "one", b], **given).rows
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_three_models_are_ranked_with_the_stability_of_it(models, tmp_path, capsys):
     from medseg.cli.app import run
 

@@ -117,6 +117,7 @@ def test_labels_come_from_a_file_a_mapping_or_labels(folders, tmp_path):
         assert evaluate(*folders, labels=labels).labels.mapping() == LABELS
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_output_holds_every_score_in_full_and_strict_json(folders, tmp_path):
     save(folders[0] / "d_seg.nii.gz", boxes(tumour=False))
     save(folders[1] / "d.nii.gz", boxes(tumour=False))
@@ -145,6 +146,7 @@ def test_output_holds_every_score_in_full_and_strict_json(folders, tmp_path):
     assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == written
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_second_run_replaces_its_files_and_leaves_others_alone(folders, tmp_path):
     out = tmp_path / "out"
     evaluate(*folders, output=out)
@@ -156,6 +158,7 @@ def test_a_second_run_replaces_its_files_and_leaves_others_alone(folders, tmp_pa
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_scores_are_dropped_where_the_summary_cannot_be_written(folders, tmp_path):
     (tmp_path / "out" / "summary.json").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"summary\.json"):
@@ -223,6 +226,7 @@ def test_metrics_are_those_asked_for_in_the_order_of_the_table(folders):
         evaluate(*folders, metrics=["dise"])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_rim_has_one_width_for_all_or_one_by_structure(folders, tmp_path):
     report = evaluate(
         *folders, labels=LABELS, metrics=["boundary_iou"], boundary_mm={"": 0.5, "liver": 30.0}, output=tmp_path / "o"
@@ -303,6 +307,7 @@ def test_structures_named_as_lesions_are_scored_lesion_by_lesion(folders):
 # Other grids.
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_prediction_on_another_grid_is_resampled_on_request_and_the_report_says_so(tmp_path):
     fine = AFFINE @ np.diag([0.5, 0.5, 1.0, 1.0])
     fine[:3, 3] -= fine[:3, :3] @ [0.5, 0.5, 0.0]  # so that two fine voxels fill one
@@ -356,6 +361,7 @@ def test_missing_partners_are_named_on_both_sides_and_nothing_is_written(folders
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_skip_bad_scores_the_rest_and_says_why(folders, tmp_path):
     (folders[0] / "a_seg.nii.gz").unlink()
     save(folders[0] / "b_seg.nii.gz", boxes()[:, :, :5])
@@ -425,6 +431,7 @@ def test_labels_that_make_no_sense_are_a_config_error(folders):
         evaluate(*folders, labels={"liver": 1, "spleen": 1})
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_file_name_that_is_not_utf8_is_scored_and_written(tmp_path):
     for folder in ("p", "r"):
         save(tmp_path / folder / "x.nii.gz", boxes())
@@ -433,6 +440,7 @@ def test_a_file_name_that_is_not_utf8_is_scored_and_written(tmp_path):
     assert "caf\\udce9,1,dice,1.0,ratio" in (tmp_path / "out" / "scores.csv").read_text()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_intervals_are_by_patient_and_the_worst_scores_listed(folders, tmp_path):
     report = evaluate(*folders, labels=LABELS, group="^[ab]|c", worst=2, output=tmp_path / "out")
     assert [(s.case, s.structure, s.state) for s in report.worst] == [
@@ -486,6 +494,7 @@ def test_the_page_of_a_mirrored_prediction_shows_both_masks_in_one_place(tmp_pat
     assert pages[0] == pages[1]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_region_is_scored_as_its_structures_taken_together_and_is_in_no_mean(tmp_path):
     prediction, reference = np.zeros((2, 8, 9, 10), np.uint8)
     reference[1:4, 2:6, 2:6], reference[4:7, 2:6, 2:6] = 1, 2

@@ -18,6 +18,7 @@ from medseg.io.nifti import write_label_map
 from medseg.io.seg_nrrd import seg_nrrd_bytes
 from medseg.workflows.agree import agree
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 GRID = Geometry((9, 8, 7), np.diag([1.0, 1.2, 2.0, 1.0]))
 NAMES = {"liver": 1, "left kidney": 2}
 
