@@ -81,7 +81,7 @@ def test_a_child_that_fails_or_dies_is_said_and_nothing_hangs(order, kind, words
         assert next(told) == 2
         with pytest.raises(kind, match=words):
             next(told)
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 50  # of the 60 that one would sleep
 
 
 def test_children_end_with_the_generator():
@@ -97,7 +97,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell starts with it ignored
 sys.path.insert(0, {root!r})
 from medseg.core.workers import answers
-for told in answers({toy!r}, 0, [["pid", 0], ["slow", 0.0], ["slow", 3.0], ["slow", 3.0]], processes=2):
+for told in answers({toy!r}, 0, [["pid", 0], ["slow", 0.0], ["slow", {seconds}], ["slow", {seconds}]], processes=2):
     print(told, flush=True)
 """
 
@@ -106,7 +106,11 @@ for told in answers({toy!r}, 0, [["pid", 0], ["slow", 0.0], ["slow", 3.0], ["slo
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
 def test_children_end_with_their_parent_and_a_script_without_a_main_guard_works(tmp_path, number):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2]), toy=__name__))
+    script.write_text(
+        SCRIPT.format(
+            root=str(Path(__file__).parents[2]), toy=__name__, seconds=60.0 if number == signal.SIGINT else 3.0
+        )
+    )
     with subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as parent:
@@ -121,7 +125,7 @@ def test_children_end_with_their_parent_and_a_script_without_a_main_guard_works(
     assert parent.returncode != 0
     if number == signal.SIGINT:
         assert said.count("Traceback") == 1  # that of the parent
-    _gone(pid, 2.0 if number == signal.SIGINT else 10.0)  # it ends what it began, and finds nobody there
+    _gone(pid, 30.0)  # of Ctrl-C at once; else it ends what it began, and finds nobody there
 
 
 def _gone(pid: int, seconds: float) -> None:

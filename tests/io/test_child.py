@@ -79,7 +79,7 @@ def test_a_decoder_that_hangs_is_stopped(what: str) -> None:
     started = time.monotonic()
     with pytest.raises(ChildError, match="not done within 1 s"):
         run(what, seconds=1.0)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # of the 100 that it would sleep, on however busy a machine
 
 
 def test_who_stops_listening_ends_the_child() -> None:
@@ -87,4 +87,4 @@ def test_who_stops_listening_ends_the_child() -> None:
     next(arrays)
     started = time.monotonic()
     arrays.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15

@@ -50,7 +50,7 @@ def test_a_bad_series_is_refused_by_name(name: str, tmp_path: Path) -> None:
     start = time.perf_counter()
     with pytest.raises(DataError) as refused:
         read_dicom(tmp_path / "scan")
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20  # a machine may be busy; what hangs takes minutes
     message = str(refused.value)
     assert str(tmp_path / "scan") in message
     assert "\n" not in message

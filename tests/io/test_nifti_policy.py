@@ -27,14 +27,14 @@ def missing_hints(message: str, hint: str) -> list[str]:
 @pytest.mark.parametrize(("name", "kind"), BAD.items(), ids=BAD)
 def test_a_bad_file_is_refused_in_words(name: str, kind: Kind, tmp_path: Path) -> None:
     path = kind.make(tmp_path).path
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError) as caught:
         read_volume(path, channels=1)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert "\n" not in message
     assert not missing_hints(message.removeprefix(str(path)), kind.hint), message
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(("name", "kind"), GOOD.items(), ids=GOOD)
@@ -52,21 +52,25 @@ def test_an_odd_but_valid_file_is_read_in_the_right_place(name: str, kind: Kind,
         assert np.linalg.norm(volume.geometry.to_world(brightest) - made.marker_mm) < 0.5
 
 
-@pytest.mark.parametrize("name", ["n-bomb-dims", "n-bomb-tail", "n-dim-huge-nii", "n-dim-huge-niigz"])
-def test_a_bomb_takes_no_memory(name: str, tmp_path: Path) -> None:
-    path = KINDS[name].make(tmp_path).path
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    """All in one process, whose peak is that of the worst."""
+    names = ("n-bomb-dims", "n-bomb-tail", "n-dim-huge-nii", "n-dim-huge-niigz")
+    for name in names:
+        (tmp_path / name).mkdir()
+    paths = [str(KINDS[name].make(tmp_path / name).path) for name in names]
     code = (
         "import sys; from pathlib import Path\n"
         "from medseg.io.reading import read_volume\n"
-        "try: read_volume(Path(sys.argv[1]))\n"
-        "except Exception as error: print(type(error).__name__)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: read_volume(Path(path)); error = None\n"
+        "    except Exception as caught: error = type(caught).__name__\n"
         # Not ru_maxrss: that begins with the size of the process that forked this one.
-        "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')][0]\n"
-        "print(int(peak.split()[1]) // 1024)\n"
+        "    peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')][0]\n"
+        "    print(error, int(peak.split()[1]) // 1024)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=60, check=True
     )
-    error, mebibytes = result.stdout.split()
-    assert error == "DataError"
-    assert int(mebibytes) < 400
+    found = [line.split() for line in result.stdout.splitlines()]
+    assert [error for error, _ in found] == ["DataError"] * len(names)
+    assert max(int(mebibytes) for _, mebibytes in found) < 400, dict(zip(names, found, strict=True))

@@ -57,10 +57,10 @@ def test_a_bad_archive_is_refused_by_name(name: str, tmp_path: Path, temporary: 
     path.parent.mkdir()
     bad_zip.KINDS[name].build(path)
     before = sorted(tmp_path.rglob("*"))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DataError) as refused:
         read_volume(path)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     message = str(refused.value)
     assert message.startswith(f"{path}: ")
     assert message.isprintable()
