@@ -36,9 +36,7 @@ from medseg.workflows import train_fold
 from tests.data.tiny_dataset import config, tiny
 from tests.workflows.forks import ended, fork, silenced
 
-STEPS = 30
 SETTINGS = {
-    "steps": STEPS,
     "folds": 2,
     "fold": "all",
     "accumulate": 2,
@@ -47,7 +45,7 @@ SETTINGS = {
     "validation_cases": 1,
 }
 STAGES = ("start", "check", "preprocess", "train", "validate", "final validation")
-CHECKPOINT_SECONDS = 0.3  # instead of three minutes, so that a run of seconds has many
+CHECKPOINT_SECONDS = 0.1  # instead of three minutes, so that a run of seconds has several
 
 
 class Shared:
@@ -124,11 +122,11 @@ def content(run: Path) -> dict[str, str]:
     }
 
 
-def kill_and_resume(place: Path, *, kills: int, seed: int, say: Callable[[str], None]) -> Found:
+def kill_and_resume(place: Path, *, kills: int, steps: int, seed: int, say: Callable[[str], None]) -> Found:
     """Runs in ``place``, killed ``kills`` times at moments drawn by ``seed``, each compared with the unbroken one."""
     draw, shared, found = random.Random(seed), Shared(), Found()
     root = tiny(place / "data").finish()
-    (place / "config.yaml").write_text(yaml.safe_dump(config(root, train=SETTINGS)))
+    (place / "config.yaml").write_text(yaml.safe_dump(config(root, train=SETTINGS | {"steps": steps})))
     for name in ("whole", "again"):
         begun = time.monotonic()
         if (code := ended(start(place, shared, output=name), 300)) != 0:
@@ -180,17 +178,18 @@ def race(place: Path, processes: int, number: int) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=30, help="of each of the two folds")
     parser.add_argument("--races", type=int, default=0, help="of 8 processes each for one output folder")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="medseg-kills-") as folder:
-        found = kill_and_resume(Path(folder), kills=options.kills, seed=options.seed, say=print)
+        found = kill_and_resume(Path(folder), kills=options.kills, steps=options.steps, seed=options.seed, say=print)
         print("| killed during | times |\n|---|---|")
         for stage, times in found.kills.most_common():
             print(f"| {stage} | {times} |")
         kills, bound = found.kills.total(), f"{300 / max(1, found.kills.total()):.1f} %"
         print(
-            f"\n{kills} kills over {found.runs} runs of {2 * STEPS} steps: {len(found.failed)} failed to resume or left"
+            f"\n{kills} kills over {found.runs} runs of {2 * options.steps} steps: {len(found.failed)} failed to resume or left"
         )
         print(
             f"something, {len(found.different)} files differ from the unbroken run's (0 of {kills}: rate below {bound})."
