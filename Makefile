@@ -14,8 +14,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(V)/bin/medseg demo --force
 
+# One thread for each of two processes: more only wait for each other on networks this small.
 test: $(STAMP)
-	$(PYTEST) -n 2 --dist worksteal -m 'not slow'
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal -m 'not slow'
 	$(PYTEST) --nbmake --nbmake-timeout=300 notebooks
 
 test-slow: $(STAMP)
