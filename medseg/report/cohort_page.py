@@ -60,7 +60,7 @@ def _case(number: int, case: Mapping[str, Any], columns: Sequence[str]) -> dict[
         "rank": _rank(case),
         "seconds": f"{sum(case['seconds'].values()):.1f}" if case["seconds"] else "",
         "cells": [f"{volumes[name]:.2f}" if name in volumes else "" for name in columns],
-        "volumes": [[printable(name), f"{ml:.2f}"] for name, ml in volumes.items()],
+        "volumes": [[printable(name), f"{ml:.2f}", _predicted(case, name)] for name, ml in volumes.items()],
         "found": sum(ml > 0 for ml in volumes.values()),
         "review": [printable(reason) for reason in reviewed],
         "warnings": [printable(w) for w in case["warnings"] if not w.startswith("review: ")],
@@ -68,6 +68,15 @@ def _case(number: int, case: Mapping[str, Any], columns: Sequence[str]) -> dict[
         "files": [[printable(path), quote(path)] for path in sorted(case["outputs"])],
         "scans": [printable(source["path"]) for source in case["scan"]],
     }
+
+
+def _predicted(case: Mapping[str, Any], structure: str) -> str:
+    """The Dice that the model predicts of itself, such as `` (predicted Dice 0.91, 0.80 to 0.95)``; empty without one."""
+    known = case.get("predicted_dice", {}).get(structure, {})
+    if known.get("dice") is None:
+        return ""
+    limits = f", {known['low']:.2f} to {known['high']:.2f}" if None not in (known.get("low"), known.get("high")) else ""
+    return f" (predicted Dice {known['dice']:.2f}{limits})"
 
 
 def _plain(value: Any) -> str:
