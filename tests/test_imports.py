@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -145,8 +146,12 @@ class Module:
     def room(self) -> str:
         return self.name.split(".")[0]
 
-    def imports(self) -> Iterator[tuple[str, int]]:
+    @cached_property  # several rules read them
+    def imports(self) -> list[tuple[str, int]]:
         """Every module that is imported anywhere in the file, also inside functions; names resolved to modules."""
+        return list(self._imports())
+
+    def _imports(self) -> Iterator[tuple[str, int]]:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, node.lineno) for alias in node.names)
@@ -157,11 +162,10 @@ class Module:
                     is_module = longer in NAMES or node.module == "medseg"
                     yield (longer if is_module else str(node.module)), node.lineno
 
-    def calls(self) -> Iterator[tuple[str, ast.Call]]:
+    @cached_property
+    def calls(self) -> list[tuple[str, ast.Call]]:
         """Every call with the text of what is called, such as ``np.save``."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                yield ast.unparse(node.func), node
+        return [(ast.unparse(node.func), node) for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
 
 
 def _modules() -> list[Module]:
@@ -195,7 +199,7 @@ def _wrong_import(module: Module, imported: str) -> str | None:
 
 
 def _wrong_imports(module: Module) -> list[tuple[int, str]]:
-    ours = [(name, line) for name, line in module.imports() if name.split(".")[0] == "medseg"]
+    ours = [(name, line) for name, line in module.imports if name.split(".")[0] == "medseg"]
     return [(line, why) for name, line in ours if (why := _wrong_import(module, name))]
 
 
@@ -206,7 +210,7 @@ def test_imports_point_down(module):
 
 def _wrong_libraries(module: Module) -> list[tuple[int, str]]:
     known = sys.stdlib_module_names | {"medseg", "__future__"}
-    theirs = [(name.split(".")[0], line) for name, line in module.imports() if name.split(".")[0] not in known]
+    theirs = [(name.split(".")[0], line) for name, line in module.imports if name.split(".")[0] not in known]
     return [
         (line, library)
         for library, line in theirs
@@ -231,7 +235,7 @@ def _opens_for_writing(name: str, call: ast.Call) -> bool:
 
 def _writes(module: Module) -> list[tuple[int, str]]:
     wrong = []
-    for name, call in module.calls():
+    for name, call in module.calls:
         in_memory = any(k.arg == "fileobj" for k in call.keywords) or (module.name, name) in NO_FILE
         is_method = "." in name and name.split(".")[-1] in WRITERS  # `write_text(...)` alone is ours
         if (is_method or _opens_for_writing(name, call)) and not in_memory:
@@ -245,7 +249,7 @@ def test_only_core_files_writes(module):
 
 
 def test_the_exceptions_to_writing_are_still_needed():
-    called = {(module.name, name) for module in MODULES for name, _ in module.calls()}
+    called = {(module.name, name) for module in MODULES for name, _ in module.calls}
     names = {module.name for module in MODULES}
     # A `save` of a Report may move between a workflow and its verb.
     gone = [key for key in NO_FILE if key not in called and key[1] != "report.save"]
@@ -254,8 +258,8 @@ def test_the_exceptions_to_writing_are_still_needed():
 
 
 def _unsafe(module: Module) -> list[tuple[int, str]]:
-    wrong = [(line, name) for name, line in module.imports() if name.split(".")[0] in FORBIDDEN_LIBRARIES]
-    for name, call in module.calls():
+    wrong = [(line, name) for name, line in module.imports if name.split(".")[0] in FORBIDDEN_LIBRARIES]
+    for name, call in module.calls:
         keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
         if (module.name, name, keywords.get("weights_only")) == (
             "models.importers.torch_checkpoint",
@@ -311,7 +315,7 @@ def test_the_rules_see_what_they_forbid(name, line, check):
 def test_only_the_command_line_prints_and_exits(module):
     if module.room in ("cli", "__main__"):
         return
-    wrong = [(call.lineno, name) for name, call in module.calls() if name in ("print", "sys.exit", "exit", "quit")]
+    wrong = [(call.lineno, name) for name, call in module.calls if name in ("print", "sys.exit", "exit", "quit")]
     assert not wrong, f"medseg.{module.name}: {wrong}"
 
 
