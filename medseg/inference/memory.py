@@ -1,11 +1,9 @@
 """What an inference holds at its peak, before it begins; and what it does with less where it was given less."""
 
-import mmap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import prod
-from pathlib import Path
 from threading import Event, Thread
 from typing import Literal
 
@@ -14,14 +12,15 @@ from torch import Tensor
 
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
+from medseg.core.memory import SLACK, gib, resident_bytes
 from medseg.core.plan import Plan
 from medseg.data.preprocess import is_by_window, shape_for
+from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
 from medseg.inference.windows import Triple
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
-SLACK = 160 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
 """Bytes a voxel of the scan while a channel's intensities are normalised, what comes out among them."""
 OTHER_BYTES = 32  # statistics are made in float64
@@ -37,27 +36,36 @@ class Estimate:
     blending: int
     network: int
     restoring: int
+    recording: int
     label_map: int
+    finishing: int
 
     @property
     def peak(self) -> int:
         """The largest sum of what is held at one time."""
-        streaming = self.prepared + self.blending + self.label_map + max(self.network, self.restoring)
-        return self.process + SLACK + max(self.preprocessing, streaming, self.prepared + 3 * self.label_map)
+        streaming = self.prepared + self.blending + self.label_map + max(self.network, self.restoring + self.recording)
+        return self.process + SLACK + max(self.preprocessing, streaming, self.prepared + self.finishing)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{field.name.replace('_', ' ')} {_gib(getattr(self, field.name))}" for field in fields(self))
-        return f"{_gib(self.peak)} GiB ({parts})"
+        parts = ", ".join(f"{field.name.replace('_', ' ')} {gib(getattr(self, field.name))}" for field in fields(self))
+        return f"{gib(self.peak)} GiB ({parts})"
 
 
 def fitted(
-    frame: Geometry, plan: Plan, settings: InferenceSettings, predict: Predict, say: Callable[[str], None]
+    frame: Geometry,
+    plan: Plan,
+    settings: InferenceSettings,
+    predict: Predict,
+    say: Callable[[str], None],
+    *,
+    whole: int = 0,
+    maps: int = 0,
 ) -> InferenceSettings:
     """``settings`` that hold no more than their ``max_memory``: as asked, else fewer windows at once, else f16 sums.
 
-    ``frame`` is the grid of the part of the scan that is segmented. ``say`` is told the estimate. What the network needs is
-    measured on one window without content. Raises ResourceError, which says what is needed, where even the least does not
-    fit.
+    ``frame`` is the grid of the part that is segmented of a scan of ``whole`` voxels; so many ``maps`` are recorded. ``say``
+    is told the estimate. What the network needs is measured on one window without content. Raises ResourceError, which says
+    what is needed, where even the least does not fit.
     """
     given = settings.max_memory
     kinds: list[Literal["f32", "f16", "nnunet"]]
@@ -65,11 +73,15 @@ def fitted(
     if given is None:
         return replace(settings, accumulators=kinds[0])
     process = resident_bytes()
-    _check(given, _estimate(frame, plan, replace(settings, accumulators=kinds[-1], batch=1), process, 0))
+
+    def estimated(trial: InferenceSettings, network: int) -> Estimate:
+        return _estimate(frame, plan, trial, process, network, whole=max(whole, prod(frame.shape)), maps=maps)
+
+    _check(given, estimated(replace(settings, accumulators=kinds[-1], batch=1), 0))
     network = _peak_of(lambda: predict(torch.zeros(1, plan.channels, *plan.patch_size)))
     trials = [replace(settings, accumulators=kind, batch=n) for kind in kinds for n in range(settings.batch, 0, -1)]
     for trial in trials:
-        estimate = _estimate(frame, plan, trial, process, network)
+        estimate = estimated(trial, network)
         if estimate.peak <= given:
             break
     _check(given, estimate)
@@ -103,20 +115,22 @@ def stepping_down(predict: Predict, say: Callable[[str], None]) -> Predict:
 def _check(given: int, estimate: Estimate) -> None:
     if estimate.peak > given:
         raise ResourceError(
-            f"max-memory {_gib(given)} GiB does not suffice: this scan and this model need at least {estimate}; give more, crop "
+            f"max-memory {gib(given)} GiB does not suffice: this scan and this model need at least {estimate}; give more, crop "
             "the scan, or close what else this process holds"
         )
 
 
-def _estimate(frame: Geometry, plan: Plan, settings: InferenceSettings, process: int, network: int) -> Estimate:
-    """``process`` is held already; ``network`` is needed for one window at a time."""
+def _estimate(
+    frame: Geometry, plan: Plan, settings: InferenceSettings, process: int, network: int, *, whole: int, maps: int
+) -> Estimate:
+    """``process`` is held already; ``network`` is needed for one window at a time; ``whole`` and ``maps`` as in ``fitted``."""
     source = shape_for(frame, plan)
     labels, window = plan.structure_labels, plan.patch_size
     outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
     axis = window_order(source, plan, settings.accumulators)[0]
     plane = prod(outer) // outer[axis]
     sums = labels.outputs * DTYPES[settings.accumulators].itemsize
-    scan, made = prod(frame.shape), prod(source)
+    scan, made, label = prod(frame.shape), prod(source), labels.channel_dtype.itemsize
     windows_only = is_by_window(frame, plan)  # no copy of the scan is made
     per_voxel = max(INTENSITY_BYTES.get(intensity.scheme.name, OTHER_BYTES) for intensity in plan.intensity)
     return Estimate(
@@ -130,7 +144,11 @@ def _estimate(frame: Geometry, plan: Plan, settings: InferenceSettings, process:
         network=network * settings.batch,
         # Where a slab begins: a few planes of all outputs, and each output's extremes.
         restoring=8 * plane * (sums + labels.outputs * 4),
-        label_map=scan * labels.channel_dtype.itemsize,
+        # A block of all outputs and what is made of it, planes of all outputs, and the planes of all maps.
+        recording=28 * BLOCK_VALUES + 4 * sums * plane + 4 * maps * (scan // frame.shape[axis]) if maps else 0,
+        label_map=scan * label,
+        # The label map is cut out, turned and written; or its pieces are numbered; or one map after the other is turned.
+        finishing=whole * max(3 * label, 2 * label + 8 if settings.postprocess else 0, 2 * label + 6 if maps else 0),
     )
 
 
@@ -153,15 +171,3 @@ def _peak_of(work: Callable[[], object]) -> int:
         done.set()
         watcher.join()
     return max(most, resident_bytes()) - before
-
-
-def resident_bytes() -> int:
-    """What this process holds now; 512 MiB where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
-    except (OSError, ValueError, IndexError):
-        return 512 * 2**20
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f}"

@@ -13,7 +13,7 @@ from medseg.inference.restore import MATRICES, Axis, Planes, interpolated
 from medseg.inference.windows import Triple
 from medseg.io.recorded import STEPS, Recorded, Steps
 
-_BLOCK_VALUES = 2**22  # of all outputs together that are interpolated at once
+BLOCK_VALUES = 2**22  # of all outputs together that are interpolated at once
 
 Channels = npt.NDArray[np.unsignedinteger]
 
@@ -42,8 +42,8 @@ def recorded_slabs(
     found = np.moveaxis(channels, axis, 0)
     names = tuple(r.name for r in labels.regions) or (labels.background, *labels.names)
     recorded.begin((target[0], target[1], target[2]), axis, names, background=not labels.regions)
-    planes = max(1, _BLOCK_VALUES // (len(names) * found[0].size))
-    rows = across[0].pieces(0, found.shape[1], max(1, _BLOCK_VALUES // (len(names) * found.shape[2])))
+    planes = max(1, BLOCK_VALUES // (len(names) * found[0].size))
+    rows = across[0].pieces(0, found.shape[1], max(1, BLOCK_VALUES // (len(names) * found.shape[2])))
     (columns,) = across[1].pieces(0, found.shape[2], found.shape[2])
     held = Planes()
     done = 0

@@ -147,7 +147,7 @@ class Segmenter:
 
     def open(self, paths: Sequence[Path], options: ReadOptions) -> AbstractContextManager[Scan]:
         """See ``open_for``."""
-        return open_for(self.model.card, paths, options)
+        return open_for(self.model.card, paths, replace(options, max_memory=self.settings.max_memory))
 
     def segment(
         self, volume: Volume, name: str, progress: Progress = silent, record: Recorded | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medseg.core.memory import check_scan_room
 from medseg.core.quiet import quiet
 from medseg.core.volume import Volume
 from medseg.io.dicom_fill import filled_in
@@ -12,6 +13,7 @@ from medseg.io.dicom_pixels import check_voxels, read_intensities
 from medseg.io.dicom_series import check_no_end_slice, placed, series_in
 from medseg.io.dicom_survey import survey
 from medseg.io.scan import DEFAULTS, ReadOptions, Scan
+from medseg.io.source import shown
 
 
 def read_dicom(place: Path, options: ReadOptions = DEFAULTS) -> Scan:
@@ -35,6 +37,8 @@ def read_dicom(place: Path, options: ReadOptions = DEFAULTS) -> Scan:
         if options.series is None:
             check_no_end_slice(stack, [one for one in everything if one is not series], found.place)
         check_voxels(stack.geometry.shape, found.place, options.max_voxels)
+        # Of the types that `read_intensities` chooses from, the one that most scans get.
+        check_scan_room(shown(found.place), stack.geometry.shape, 1, stored=2, converted=False, most=options.max_memory)
         data = read_intensities(stack.frames, place=found.place)
     planes = stack.geometry.shape[2]
     if stack.is_filled:

@@ -12,6 +12,7 @@ from isal import isal_zlib
 
 from medseg.core.errors import DataError, GeometryError, ResourceError
 from medseg.core.geometry import Affine, Geometry
+from medseg.core.memory import SLACK, check_room
 from medseg.core.volume import LabelMap
 from medseg.io.grid import check_affine
 from medseg.io.itk_header import ItkHeader, read_itk_header
@@ -23,14 +24,18 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _AUTO_WINDOW = 47  # zlib or gzip wrapping, by what the stream starts with
 
 
-def read_itk(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES) -> Stored:
+def read_itk(
+    path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES, max_memory: int | None = None
+) -> Stored:
     """The voxels of a MetaImage or NRRD file as stored, in RAS+ millimetres.
 
     The header is read and checked here first: sizes against the file, compressed data against its checksum, and a data
-    file must lie in the header's folder. Raises DataError or GeometryError naming the file and what is wrong.
+    file must lie in the header's folder. Raises DataError or GeometryError naming the file and what is wrong, ResourceError
+    where it cannot fit in ``max_memory``: SimpleITK holds the voxels, and we a copy.
     """
     name = shown(path)
     header = read_itk_header(path, max_voxels=max_voxels)
+    check_room(name, 2 * header.voxel_bytes + SLACK, max_memory)
     _check_voxels(header, bomb_bytes)
     return replace(stored_from_itk(name, _read(path, name)), warnings=header.warnings)
 

@@ -12,6 +12,7 @@ from isal import igzip
 from medseg.core.errors import ConfigError, DataError
 from medseg.core.files import write_durable
 from medseg.core.geometry import SAME_GRID_TOLERANCE, Geometry
+from medseg.core.memory import check_scan_room
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.label_table import ECODE, table_from_xml, table_to_xml
 from medseg.io.nifti_header import (
@@ -32,17 +33,24 @@ _LABEL_INTENT = 1002
 _BLOCK_VOXELS = 2**22
 
 
-def read_nifti(path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES) -> Stored:
+def read_nifti(
+    path: Path, *, max_voxels: int, bomb_bytes: int = IMAGE_BOMB_BYTES, max_memory: int | None = None
+) -> Stored:
     """The voxels of a NIfTI file as stored, in native byte order, and their geometry.
 
     Every size is checked against the file before memory is taken, and the gzip checksum after. Raises DataError or
-    GeometryError naming the file and what is wrong.
+    GeometryError naming the file and what is wrong, ResourceError where it cannot fit in ``max_memory`` (see ``ReadOptions``).
     """
     header_path, voxel_path = pair_of(path)
     with open_stream(header_path) as stream:
         _check_gzip(stream, header_path)
         header, _ = _read_header(stream, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
         _check_pairing(stream, header_path, header)
+        claim = Stored(np.empty(0, header.dtype), header.geometry, header.slope, header.intercept)
+        stored, converted = header.dtype.itemsize, claim.is_converted
+        check_scan_room(
+            stream.name, header.geometry.shape, header.channels, stored=stored, converted=converted, most=max_memory
+        )
         if header.single:
             data = _read_voxels(stream, header)
     if not header.single:

@@ -11,6 +11,7 @@ import numpy as np
 from medseg.core.errors import DataError, GeometryError
 from medseg.core.geometry import Geometry, StorageOrder, order_between
 from medseg.core.labels import Labels
+from medseg.core.memory import check_room
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.archive import is_archive, unpacked
 from medseg.io.mask_folder import folder_as_masks, mask_files
@@ -38,7 +39,8 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
     assumed is in the volume's ``warnings``. The frames' files exist for the block only, where they came from an archive.
 
     Raises DataError or GeometryError naming the file and what is wrong: also where the number of channels is not
-    ``channels``, and where the grids of two files differ, unless ``options`` say to resample them.
+    ``channels``, and where the grids of two files differ, unless ``options`` say to resample them; ResourceError where a scan
+    cannot fit in the memory of ``options``.
     """
     with ExitStack() as stack:
         scans = [_unpacked_scan(path, options, stack) for path in paths]
@@ -46,7 +48,10 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
             raise DataError(
                 f"{shown(paths[0])}: no DICOM series, so there is none that --series could name; leave it out"
             )
-        volume = _joined(paths, [scan.volume for scan in scans], options.channel_grids)
+        volumes = [scan.volume for scan in scans]
+        if len(volumes) > 1:  # joined, they lie there twice
+            check_room(shown(paths[0]), sum(volume.data.nbytes for volume in volumes), options.max_memory)
+        volume = _joined(paths, volumes, options.channel_grids)
         if channels is not None and volume.channels != channels:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             raise DataError(
@@ -227,11 +232,11 @@ def _read(path: Path, options: ReadOptions, bomb_bytes: int) -> Stored:
     if lower.endswith(_NIFTI):
         from medseg.io.nifti import read_nifti
 
-        return read_nifti(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes)
+        return read_nifti(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes, max_memory=options.max_memory)
     if lower.endswith(_ITK):
         from medseg.io.itk import read_itk
 
-        return read_itk(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes)
+        return read_itk(path, max_voxels=options.max_voxels, bomb_bytes=bomb_bytes, max_memory=options.max_memory)
     if _is_flat(path):
         from medseg.io.image2d import read_picture
 

@@ -20,13 +20,15 @@ class ReadOptions:
     ``series``: the SeriesInstanceUID, or the number in the list that the refusal prints, of the series that is meant where
     a place holds several. ``on_gap``: what to do where slices are missing or unevenly spaced: refuse, or resample onto an
     even grid. ``max_voxels``: the most voxels, channels included, that a header may claim. ``channel_grids``: what to do
-    where a channel lies on another grid than the first: refuse, or resample it onto that grid.
+    where a channel lies on another grid than the first: refuse, or resample it onto that grid. ``max_memory``: the bytes that
+    this process may hold; what cannot fit is refused before it is read.
     """
 
     series: str | None = None
     on_gap: OnGap = "refuse"
     max_voxels: int = MAX_VOXELS
     channel_grids: ChannelGrids = "refuse"
+    max_memory: int | None = None
 
 
 DEFAULTS = ReadOptions()

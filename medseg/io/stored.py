@@ -32,6 +32,11 @@ class Stored:
     def scaled(self) -> bool:
         return (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether ``as_intensities`` makes float32 of the voxels."""
+        return self.scaled or (self.data.dtype.kind == "f" and self.data.dtype.itemsize != 4)
+
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
         """Pieces (c, I, J, k) of the true values with their places, scaled in float64 where there is a scale."""
         channels, i, j, slices = self.data.shape
@@ -55,7 +60,7 @@ def as_intensities(name: str, stored: Stored) -> Volume:
             f"(limit {LARGEST_INTENSITY:g}: their variance overflows)"
         )
     data = stored.data
-    if stored.scaled or (data.dtype.kind == "f" and data.dtype != np.float32):
+    if stored.is_converted:
         data = np.empty(stored.data.shape[::-1], np.float32).T
         for place, block in stored.blocks():
             data[place] = block

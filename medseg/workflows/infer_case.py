@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class Job:
         thread = ThreadPoolExecutor(1)
         loading = thread.submit(loaded)
         thread.shutdown(wait=False)
-        return cls(card, loading, writers, options)
+        return cls(card, loading, writers, replace(options, max_memory=settings.max_memory))
 
     @property
     def segmenter(self) -> Segmenter:
@@ -154,6 +154,8 @@ class Job:
 
     def read(self, channels: Channels) -> Opened:
         """The scan, checked for the model and the writers, with its hash. Raises DataError and ResourceError."""
+        if self.options.max_memory is not None:
+            self.loading.result()  # what it holds counts, so nothing starts beside the reading
         clock, name = time.perf_counter(), shown(channels[0])
         with ExitStack() as stack, self._enough_memory(name):
             scan = stack.enter_context(open_for(self.card, channels, self.options))

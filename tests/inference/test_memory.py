@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medseg.inference import memory
 from medseg.inference.memory import fitted
 from medseg.inference.segment import segment
 from medseg.inference.settings import InferenceSettings
+from medseg.io.recorded import Recorded
 from tests.models.tiny_model import tiny_plan
 
 MIB = 2**20
@@ -122,7 +124,7 @@ def test_half_precision_sums_give_the_labels_of_single_precision():
 
 
 def test_what_was_promised_is_kept_on_a_real_scan_and_with_many_structures(real_data):
-    """In a process of its own: first 3 structures on a CT, then 50 on the same scan finer."""
+    """In a process of its own: 3 structures on a CT, alone and with their probabilities, then 50 on the same scan finer."""
     script = [
         sys.executable,
         "-m",
@@ -143,12 +145,22 @@ def measure(scan: str) -> None:
     torch.set_num_threads(1)
     volume, figures = read_volume(Path(scan)), []
     few = plan_of({"background": 0, "liver": 1, "spleen": 2})
-    for plan, predict in (
-        (few, torch_predict([network_for(few)], torch.device("cpu"))),
-        (plan_of(MANY).model_copy(update={"spacing_mm": (1.5, 1.5, 3.0), "patch_size": (64, 64, 48)}), outputs),
-    ):
+    three = torch_predict([network_for(few)], torch.device("cpu"))
+    fine = plan_of(MANY).model_copy(update={"spacing_mm": (1.5, 1.5, 3.0), "patch_size": (64, 64, 48)})
+    for plan, predict, recorded in ((few, three, False), (few, three, True), (fine, outputs, False)):
         said: list[str] = []
-        segment(volume, plan, predict, settings=InferenceSettings(max_memory=2**40), say=said.append)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        with Recorded(Path(tempfile.gettempdir()), probabilities=True, entropy=True) as record:
+            segment(
+                volume,
+                plan,
+                predict,
+                settings=InferenceSettings(max_memory=2**40),
+                record=record if recorded else None,
+                say=said.append,
+            )
+            for _ in record.maps() if recorded else ():
+                pass
         promised = float(said[0].split("at most ")[1].split(" GiB")[0]) * 2**30
         # Not ru_maxrss, which begins with what the parent held when it started this process.
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

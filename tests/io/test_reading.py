@@ -1,5 +1,6 @@
 """The door: labels by value, channels on one grid, every format by its name, and nothing heavy imported on the way."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.core.errors import DataError, GeometryError
+from medseg.core import memory
+from medseg.core.errors import DataError, GeometryError, ResourceError
 from medseg.core.geometry import Geometry, all_storage_orders
 from medseg.core.labels import Labels
 from medseg.core.volume import Volume
@@ -164,3 +166,28 @@ def test_a_series_cannot_be_named_in_a_file_that_is_none(tmp_path: Path) -> None
     write_volume(tmp_path / "a.nii", Volume(scan()[None], Geometry(SHAPE, OBLIQUE)))
     with pytest.raises(DataError, match=r"a\.nii: no DICOM series"):
         read_volume(tmp_path / "a.nii", options=ReadOptions(series="1"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "fields", "bytes_a_voxel"),
+    [
+        ("i2", "s.nii", {}, 5),  # 2 as they are, 3 for the label
+        ("i2", "s.nii.gz", {}, 5),
+        ("f8", "s.nii", {}, 12),  # 8 as they come, 4 as they stay
+        ("i2", "s.nii", {"scl_slope": 0.5}, 7),  # 4 as they stay, 3 for the label
+        ("i4", "s.nii", {"scl_slope": 0.5}, 8),  # 4 as they come, 4 as they stay
+    ],
+)
+def test_a_scan_that_cannot_fit_is_refused_from_its_header(
+    dtype: str, name: str, fields: dict[str, float], bytes_a_voxel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process that holds 100 MiB, and whose libraries may take the slack."""
+    path = tmp_path / name
+    raw = encoded(np.ones(SHAPE, dtype), **fields)
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    needed = 100 * 2**20 + memory.SLACK + int(np.prod(SHAPE)) * bytes_a_voxel
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 100 * 2**20)
+    assert read_volume(path, options=ReadOptions(max_memory=needed)).geometry.shape == SHAPE
+    monkeypatch.setattr("medseg.io.nifti._read_voxels", lambda *arguments: pytest.fail("the voxels were read"))
+    with pytest.raises(ResourceError, match=rf"{name}: max-memory 0\.25 GiB does not suffice: .*crop the scan"):
+        read_volume(path, options=ReadOptions(max_memory=needed - 1))

@@ -1,0 +1,45 @@
+"""What this process holds, and whether what comes next still fits beside it."""
+
+import mmap
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+from medseg.core.errors import ResourceError
+
+SLACK = 160 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
+
+
+def resident_bytes() -> int:
+    """What this process holds now; 512 MiB where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return 512 * 2**20
+
+
+def gib(size: int) -> str:
+    """``size`` bytes in GiB."""
+    return f"{size / 2**30:.2f}"
+
+
+def check_room(name: str, needed: int, most: int | None) -> None:
+    """Raise ResourceError where ``needed`` bytes more are beyond the ``most`` that this process may hold (None: any)."""
+    if most is not None and (held := resident_bytes()) + needed > most:
+        raise ResourceError(
+            f"{name}: max-memory {gib(most)} GiB does not suffice: to read and segment it takes at least {gib(needed)} GiB beside "
+            f"the {gib(held)} GiB that this process holds; give more, or crop the scan"
+        )
+
+
+def check_scan_room(
+    name: str, shape: Sequence[int], channels: int, *, stored: int, converted: bool, most: int | None
+) -> None:
+    """``check_room`` for a scan of ``shape`` (I, J, K) of which none but the header has been read.
+
+    A voxel takes ``stored`` bytes in each channel, and 4 beside them while it is ``converted`` to float32, which then stay.
+    Three more are for its label: on the plan's grid, on the scan's, and in the file.
+    """
+    kept = 4 if converted else stored
+    reading = stored + kept if converted else stored
+    check_room(name, prod(shape) * max(channels * reading, channels * kept + 3) + SLACK, most)
