@@ -261,9 +261,10 @@ def checked_strides(strides: Rows | None, dimensions: int, count: int) -> list[S
 
 
 def checked_numbers(name: str, numbers: Sequence[int], count: int) -> tuple[int, ...]:
-    """``numbers`` as a tuple. Raises ConfigError where they are not ``count`` whole numbers of 1 or more."""
-    if len(numbers) != count or any(not isinstance(n, int) or n < 1 for n in numbers):
-        raise ConfigError(f"{name} is {list(numbers)}; expected {count} whole numbers of 1 or more")
+    """``numbers`` as a tuple. Raises ConfigError where they are not ``count`` whole numbers of 1 or more, layers of up to 100."""
+    most = 100 if name.endswith("_per_stage") else 10**9
+    if len(numbers) != count or any(not isinstance(n, int) or not 1 <= n <= most for n in numbers):
+        raise ConfigError(f"{name} is {list(numbers)}; expected {count} whole numbers from 1 to {most}")
     return tuple(numbers)
 
 

@@ -17,6 +17,7 @@ from medseg.core.errors import ConfigError
 
 NEGATIVE_SLOPE = 0.01
 NORM_EPSILON = 1e-5
+MOST_STAGES, MOST_LAYERS = 16, 100  # strides of 2 leave one voxel of 32768; a stage of ResEnc XL has 6 blocks
 
 Size = tuple[int, ...]
 Rows = Sequence[Sequence[int]]
@@ -274,8 +275,10 @@ def _unet(
 def _stages(dimensions: int, features: Sequence[int], kernel_sizes: Rows, strides: Rows, bias: bool) -> Stages:
     if dimensions not in LAYERS:
         raise ConfigError(f"dimensions is {dimensions!r}; a U-Net has 2 or 3")
-    if len(features) < 2:
-        raise ConfigError(f"features is {list(features)}; a U-Net needs two resolution stages or more")
+    if not 2 <= len(features) <= MOST_STAGES:
+        raise ConfigError(
+            f"features is {list(features)}; a U-Net has two resolution stages or more, {MOST_STAGES} at most"
+        )
     for name, rows in (("kernel_sizes", kernel_sizes), ("strides", strides)):
         if len(rows) != len(features) or any(len(row) != dimensions for row in rows):
             raise ConfigError(f"{name} is {rows}; expected {len(features)} entries of {dimensions} numbers each")
@@ -289,8 +292,8 @@ def _stages(dimensions: int, features: Sequence[int], kernel_sizes: Rows, stride
 
 
 def _check_counts(name: str, counts: Sequence[int], expected: int) -> None:
-    if len(counts) != expected or any(count < 1 for count in counts):
-        raise ConfigError(f"{name} is {list(counts)}; expected {expected} entries of 1 or more")
+    if len(counts) != expected or any(not 1 <= count <= MOST_LAYERS for count in counts):
+        raise ConfigError(f"{name} is {list(counts)}; expected {expected} entries from 1 to {MOST_LAYERS}")
 
 
 def _without_wrappers(key: str) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from medseg.core.component import Component
@@ -34,7 +35,7 @@ UNKNOWN = "of the training by nnU-Net, not read from its folder"
 # Trainers of nnU-Net's own that differ in the training alone: loss, optimizer, augmentation, length.
 USUAL_TRAINER = re.compile(
     r"nnUNetTrainer(_?(\d+ep(och)?s?|NoMirroring|onlyMirror01|NoDeepSupervision|DA5|DASegOrd0|NoDA|ord0|Segord0|CosAnneal|"
-    r"(Vanilla)?Adam\w*|Adan\w*|\w*Loss\w*|noDummy2DDA|probabilisticOversampling\w*|warmup))*"
+    r"noDummy2DDA|warmup))*(_?((Vanilla)?Ada[mn]|probabilisticOversampling|\w*Loss)\w*)?"
 )
 
 
@@ -61,7 +62,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> Imported:
         raise ModelError(f"{folder / 'plans.json'}: configuration {name}: {error}") from None
     except MedsegError as error:
         words = str(error)
-        where = folder if words.startswith("dataset.json") else folder / "plans.json"
+        where = folder if words.startswith(("dataset.json", "the checkpoint")) else folder / "plans.json"
         raise ModelError(words if words.startswith(str(folder)) else f"{where}: {words}") from None
     kernel = axes.kernel(plan.dimensions)
     states = {fold: _fitting(plan, permuted(one.weights, kernel), fold, folder) for fold, one in checkpoints.items()}
@@ -103,7 +104,7 @@ def _plan(
     axes: planning.Axes,
     facts: Mapping[str, Any],
 ) -> Plan:
-    channel_names = tuple(name for _, name in sorted(dataset.channel_names.items(), key=lambda item: int(item[0])))
+    channel_names = tuple(name for _, name in sorted(dataset.channel_names.items()))
     labels, regions, ignore = planning.labels_of(dataset)
     dimensions = len(configuration.patch_size)
     if len(configuration.spacing) != dimensions:
@@ -114,8 +115,6 @@ def _plan(
         patch, spacing = [1, *patch], [min(across, 1000.0), *spacing]
     architecture = configuration.architecture
     steps = max(1, STEPS_PER_EPOCH * epochs) if isinstance(epochs := facts.get("epochs"), int) else 1
-    mirror = facts.get("mirror_axes") or []
-    lead = 3 - dimensions  # the mirror axes of a 2D network count from its own first axis
     return Plan.model_validate(
         {
             "dimensions": dimensions,
@@ -143,7 +142,7 @@ def _plan(
             "validation_cases": 1,
             "ema": 0.0,
             "foreground_fraction": 0.33,
-            "mirror_axes": sorted(axes.ours[lead + axis] for axis in mirror),
+            "mirror_axes": planning.mirror_axes_of(facts, axes, dimensions),
             "precision": "f32",
             "seed": 0,
             "reasons": dict.fromkeys(
@@ -156,7 +155,8 @@ def _plan(
 def _fitting(plan: Plan, state: dict[str, Tensor], fold: str, folder: Path) -> dict[str, Tensor]:
     """``state``, once it fits the plan's network to the last tensor."""
     try:
-        network = network_for(plan)
+        with torch.device("meta"):  # its shapes are all that matters
+            network = network_for(plan)
     except Exception as error:  # the plans' numbers need not make a network
         raise ModelError(f"{folder / 'plans.json'}: the network cannot be built: {error}") from None
     try:
@@ -191,7 +191,7 @@ def _card(
         "training_cases": dataset.training_cases,
         "sha256": {str(path.relative_to(folder)): sha256_of(path) for path in sources},
     }
-    names = tuple(name for _, name in sorted(dataset.channel_names.items(), key=lambda item: int(item[0])))
+    names = tuple(name for _, name in sorted(dataset.channel_names.items()))
     return ModelCard(
         format_version=FORMAT_VERSION,
         name=options.name or f"{plans.dataset_name or folder.name} {configuration}",

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg.core.errors import ModelError
 from medseg.models.importers.imported import ImportOptions
 
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20  # which may take 20 times as much memory once read
 CHECKPOINT = "checkpoint_final.pth"
 M = TypeVar("M", bound=BaseModel)
 
@@ -68,7 +68,7 @@ class Plans(_Known):
 class Dataset(_Known):
     """dataset.json."""
 
-    channel_names: dict[str, str]
+    channel_names: dict[int, str] = Field(min_length=1)
     labels: dict[str, int | list[int]]
     regions_class_order: list[int] | None = None
     training_cases: int | None = Field(None, alias="numTraining")
@@ -77,9 +77,15 @@ class Dataset(_Known):
 class DatasetFingerprint(_Known):
     """dataset_fingerprint.json; sizes in the order in which nnU-Net reads an array."""
 
-    spacings: list[tuple[float, float, float]]
+    spacings: list[tuple[float, float, float]] = Field(min_length=1)
     shapes_after_crop: list[tuple[int, int, int]]
-    foreground_intensity_properties_per_channel: dict[str, IntensityProperties]
+    foreground_intensity_properties_per_channel: dict[int, IntensityProperties]
+
+    @model_validator(mode="after")
+    def _even(self) -> "DatasetFingerprint":
+        if len(self.spacings) != len(self.shapes_after_crop):
+            raise ValueError(f"{len(self.spacings)} spacings for {len(self.shapes_after_crop)} shapes_after_crop")
+        return self
 
 
 def holds_model(folder: Path) -> bool:
@@ -164,6 +170,8 @@ def resolved(plans: Plans, name: str, file: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError naming the file."""
     try:
+        if file.exists() and not file.is_file():
+            raise ModelError(f"{file}: not a regular file, so it is not read")
         if file.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{file}: larger than {MAX_JSON_BYTES} bytes; this is no {file.name} of nnU-Net")
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medseg.core.component import Component
 from medseg.core.errors import ModelError
-from medseg.models.unet import NORM_EPSILON
+from medseg.models.unet import MOST_STAGES, NORM_EPSILON
 
 Axes = tuple[int, ...]
 
@@ -22,7 +22,7 @@ FIXED: dict[str, Callable[[Any], bool]] = {
     "norm_op": lambda value: str(value).rpartition(".")[2] in ("InstanceNorm2d", "InstanceNorm3d"),
     "norm_op_kwargs": lambda value: value == {"eps": NORM_EPSILON, "affine": True},
     "nonlin": lambda value: str(value).rpartition(".")[2] == "LeakyReLU",
-    "nonlin_kwargs": lambda value: (value or {}).get("negative_slope", 0.01) == 0.01,
+    "nonlin_kwargs": lambda value: isinstance(value, dict | None) and (value or {}).get("negative_slope", 0.01) == 0.01,
     "nonlin_first": lambda value: not value,
     "block": lambda value: value is None or str(value).rpartition(".")[2] == "BasicBlockD",
     "bottleneck_channels": lambda value: value is None,
@@ -79,6 +79,8 @@ def architecture_of(class_name: str, options: Mapping[str, Any], axes: Axes) -> 
         raise ModelError(f"the network's {missing[0]} is missing")
     try:
         stages, dimensions = int(options["n_stages"]), len(axes)
+        if not 2 <= stages <= MOST_STAGES:
+            raise ValueError(f"n_stages is {stages}; expected 2 to {MOST_STAGES}")
         return Component(
             name=ours,
             options={

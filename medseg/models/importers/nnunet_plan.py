@@ -114,6 +114,17 @@ def _resampling(key: str, function: str, options: Mapping[str, Any], *, most: in
     return Resampling(order=order, order_thick=order_thick, thick=thick, float16=not by_torch and most == 1)
 
 
+def mirror_axes_of(facts: Mapping[str, Any], axes: Axes, dimensions: int) -> list[int]:
+    """The axes that nnU-Net's training mirrored, as medseg counts them. Raises ModelError for what is none."""
+    given = facts.get("mirror_axes") or []
+    if not isinstance(given, list) or not all(type(axis) is int and 0 <= axis < dimensions for axis in given):
+        raise ModelError(
+            f"the checkpoint's inference_allowed_mirroring_axes are {given!r}; expected axes below {dimensions}"
+        )
+    lead = 3 - dimensions  # those of a 2D network count from its own first axis
+    return sorted({axes.ours[lead + axis] for axis in given})
+
+
 def intensities_of(configuration: Configuration, plans: Plans, channels: int) -> tuple[Intensity, ...]:
     """nnU-Net's normalisation of each channel."""
     schemes, masks = configuration.normalization_schemes, configuration.use_mask_for_norm
@@ -238,7 +249,7 @@ def fingerprint_of(found: DatasetFingerprint, axes: Axes, plans: Plans, channel_
                 minimum=one.min,
                 maximum=one.max,
             )
-            for one in (measured[key] for key in sorted(measured, key=int))
+            for one in (measured[key] for key in sorted(measured))
         ),
         voxels_per_structure={},
         cases_per_structure={},

@@ -24,6 +24,7 @@ from medseg.io.child import ChildError, decoded
 GIB = 2**30
 SLOWEST_BYTES_PER_SECOND = 5e6
 MOST_TENSORS = 100_000
+LONGEST_LIST, LONGEST_TEXT = 16, 200
 # numpy numbers, as a trainer's log holds them: under the name of numpy 1 and of numpy 2.
 _SCALAR = np.float64(0).__reduce__()[0]
 _DTYPES = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
@@ -139,7 +140,13 @@ def decode(order: Mapping[str, Any]) -> Iterator[npt.NDArray[Any]]:
     if len(state) > MOST_TENSORS or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{order['weights']!r} is not a mapping of names to tensors")
     facts = {name: _plain(_at(content, keys)) for name, keys in order["facts"].items()}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in _once_each(state).items()}
+    found = _once_each(state)
+    if any(tensor.layout != torch.strided for tensor in found.values()):
+        raise ValueError(f"{order['weights']!r} holds tensors that are not dense")
+    # A tensor may repeat its bytes without end.
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > Path(file).stat().st_size:
+        raise ValueError(f"{order['weights']!r} claims more bytes than the file has")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in found.items()}
     listing = {
         "facts": {name: value for name, value in facts.items() if value is not None},
         "tensors": [(name, str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()],
@@ -167,10 +174,12 @@ def _at(content: Any, keys: list[str]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` where JSON can hold it, lists of such values too; None for all else."""
+    """``value`` where it is a short text, a number, or a short list of those; None for all else."""
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, str | int | float | bool) else None
+        return [None if isinstance(one, list | tuple) else _plain(one) for one in value[:LONGEST_LIST]]
+    if isinstance(value, str):
+        return value[:LONGEST_TEXT]
+    return value if isinstance(value, int | float) and abs(value) < 2**63 else None
 
 
 def _as_numpy(tensor: Tensor) -> npt.NDArray[Any]:

@@ -1,6 +1,7 @@
 """Folders of nnU-Net as medseg models; the networks, and so the truth about weights and axes, are its own library's."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from medseg.models.bundle import load_model
 from medseg.models.card import model_readme
 from medseg.models.importers import torch_checkpoint
 from medseg.models.importers.imported import ImportOptions
-from medseg.models.importers.nnunet import read_nnunet
+from medseg.models.importers.nnunet import USUAL_TRAINER, read_nnunet
 from medseg.workflows.import_model import import_model
 from medseg.workflows.infer import infer
 from tests.models.importers.nnunet_folder import arch_kwargs, decoded_here, nnunet_folder
@@ -262,3 +263,67 @@ def test_labels_are_those_of_nnunets_own_predictor(trained_by_nnunet, case):
         places = np.argwhere(found == value)
         assert abs(len(places) - voxels) <= 2e-4 * found.size / 2
         np.testing.assert_allclose(places.mean(axis=0), centre, atol=0.05)  # two voxels at the other end
+
+
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_that_never_ends_is_not_waited_for(tmp_path, name, kind):
+    nnunet_folder(tmp_path / "nn")
+    file = tmp_path / "nn" / name
+    file.unlink()
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=f"{name}: not a regular file"):
+        read(tmp_path / "nn")
+
+
+MEASURED = {"mean": 1.0, "std": 1.0, "percentile_00_5": 0.0, "percentile_99_5": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("spacings", "shapes", "channel"),
+    [([], [], "0"), ([[1, 1, 1]], [], "0"), ([[1, 1, 1]], [[9, 9, 9]], "first")],
+)
+def test_a_fingerprint_that_makes_no_sense_is_named(tmp_path, spacings, shapes, channel):
+    nnunet_folder(tmp_path / "nn")
+    content = {
+        "spacings": spacings,
+        "shapes_after_crop": shapes,
+        "foreground_intensity_properties_per_channel": {channel: MEASURED},
+    }
+    (tmp_path / "nn" / "dataset_fingerprint.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"dataset_fingerprint\.json: not a dataset_fingerprint\.json of nnU-Net v2"):
+        read(tmp_path / "nn")
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_stages": 10**9}, {"n_conv_per_stage": 10**9}, {"features_per_stage": 10**9}, {"nonlin_kwargs": "x"}]
+)
+def test_a_network_of_absurd_size_is_refused_before_it_takes_memory(tmp_path, options):
+    network = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": arch_kwargs(3, "PlainConvUNet") | options,
+    }
+    nnunet_folder(tmp_path / "nn")
+    file = tmp_path / "nn" / "plans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["architecture"] = network
+    file.write_text(json.dumps(plans))
+    with pytest.raises(ModelError):
+        read(tmp_path / "nn")
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [
+        ("nnUNetTrainer", True),
+        ("nnUNetTrainer_100epochs", True),
+        ("nnUNetTrainerDA5_10epochs", True),
+        ("nnUNetTrainerAdam3en4", True),
+        ("nnUNetTrainer_probabilisticOversampling_033", True),
+        ("nnUNetTrainerDiceCELoss_noSmooth", True),
+        ("nnUNetTrainerMine", False),
+        ("nnUNetTrainer" + "AdamLoss" * 20 + "!", False),  # and no search without end
+    ],
+)
+def test_a_trainer_that_may_differ_is_told(name, usual):
+    assert bool(USUAL_TRAINER.fullmatch(name)) == usual

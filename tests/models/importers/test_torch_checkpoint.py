@@ -16,7 +16,11 @@ from tests.models.importers.nnunet_folder import decoded_here, nnunet_folder
 from tests.models.tiny_model import tiny_model
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
-HINTS = {row.id: row.hints[0] for row in ROWS}
+HINTS = {row.id: row.hints[0] for row in ROWS} | {
+    **dict.fromkeys(("m-axes-doubled", "m-axes-out-of-range", "m-axes-no-list"), "mirroring_axes are .* expected axes"),
+    "m-repeated-bytes": "more bytes than the file",
+    "m-sparse": "not dense",
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,22 @@ def _other_outputs(state):
         state[name] = state[name][:2].clone()
 
 
+def _content(**changes):
+    def make(folder):
+        file = folder / CHECKPOINT
+        torch.save(torch.load(file, weights_only=False) | changes, file)
+
+    return make
+
+
+def _doubled(times):
+    """A list of lists that all are one and the same: small on the disk, 2 ** ``times`` entries once each is told."""
+    found = [0]
+    for _ in range(times):
+        found = [found, found]
+    return found
+
+
 FOREIGN = ("m-html", "m-exec", "m-torchscript", "m-whole-module", "m-zip", "m-safetensors")
 BAD = {
     **{row.id: _foreign(row) for row in ROWS if row.id.startswith(FOREIGN)},
@@ -109,6 +129,11 @@ BAD = {
     **{f"m-trunc-{s}": _bytes(lambda raw, s=s: raw[: int(len(raw) * s)]) for s in (0.1, 0.5, 0.9, 0.999)},
     "m-bitflip-weights": _flipped,
     "m-exec-in-a-fact": _with_canary,
+    "m-axes-doubled": _content(inference_allowed_mirroring_axes=_doubled(60)),
+    "m-axes-out-of-range": _content(inference_allowed_mirroring_axes=(0, 3)),
+    "m-axes-no-list": _content(inference_allowed_mirroring_axes=2),
+    "m-repeated-bytes": _changed(lambda state: state.update(endless=torch.zeros(1).expand(2**40))),
+    "m-sparse": _changed(lambda state: state.update(extra=torch.zeros(2, 2).to_sparse())),
     "m-missing-keys": _without(FIRST.removeprefix("encoder.stages.0.0.")),
     "m-extra-keys": _changed(lambda state: state.update(extra=torch.zeros(2))),
     "m-wrong-shape": _as_all_names(FIRST, lambda t: t[..., :1].clone()),
