@@ -38,7 +38,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 def _take(lock: Path, folder: Path) -> int:
     """The open and locked file ``lock``. An owner unlinks it at its end: who then locked the nameless file tries again."""
     while True:
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+        handle = os.open(
+            lock, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        )  # it is emptied: never another file
         if not _locked(handle):
             owner = os.read(handle, 32).decode("ascii", "replace") or "just started"
             os.close(handle)

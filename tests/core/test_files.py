@@ -389,3 +389,12 @@ def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
     with run_lock(tmp_path):
         assert not dead.exists()
     assert names(tmp_path) == sorted([".user.tmp", running.name, "deep"])
+
+
+def test_a_link_in_the_place_of_the_lock_empties_no_other_file(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match="cannot write there"), run_lock(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
