@@ -1,5 +1,6 @@
 """INTENSITIES: from stored intensities to the network's input, one entry per scheme."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,11 @@ def ct_window(*, lower: float, upper: float, mean: float, sd: float) -> Normalis
 
     Source: Isensee 2021, doi:10.1038/s41592-020-01008-z (0.5 and 99.5 percentiles of the foreground).
     """
+    if not (lower <= upper and sd >= 0 and math.isfinite(lower + upper + mean + sd)):
+        raise ConfigError(
+            f"intensity ct_window: lower {lower}, upper {upper}, mean {mean}, sd {sd}; lower must not lie above upper, nor sd "
+            "below 0, and all must be finite"
+        )
 
     def normalise(data: npt.NDArray[np.generic]) -> Array:
         # In place, in single precision from the start: a CT has half a gigabyte in it, and numpy would clip in double.
@@ -81,7 +87,7 @@ def unit_range() -> Normalise:
 
 def divided(*, by: float = 255.0) -> Normalise:
     """The stored intensities ``by`` a number: 255 brings 8-bit colours to the range from 0 to 1."""
-    if not by > 0:
+    if not (by > 0 and math.isfinite(by)):
         raise ConfigError(f"intensity divided: by is {by}; give a number above 0, such as 255")
     return lambda data: data.astype(np.float32) / np.float32(by)
 

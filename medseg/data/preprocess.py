@@ -1,5 +1,6 @@
 """From a scan to the plan's grid and intensities: the same function for training and inference."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from medseg.data.resample import (
     resample_touched,
     spline_orders,
 )
+from medseg.io.scan import MAX_VOXELS
 
 
 def preprocess(volume: Volume, plan: Plan) -> Volume:
@@ -114,10 +116,18 @@ def by_window(frame: Volume, plan: Plan) -> ByWindow:
 
 
 def shape_for(grid: Geometry, plan: Plan) -> Shape:
-    """The shape at the plan's spacing over the field of view of ``grid``; native axes keep their own."""
+    """The shape at the plan's spacing over the field of view of ``grid``; native axes keep their own.
+
+    Raises DataError where it has more than ``MAX_VOXELS``: the spacing of one of the two is absurd.
+    """
     i, j, k = shape_at_spacing(grid, plan.spacing_mm)
     wanted = (i, j, k)
     kept = [n if a in plan.feed.native_axes else w for a, (n, w) in enumerate(zip(grid.shape, wanted, strict=True))]
+    if math.prod(kept) * plan.channels > MAX_VOXELS:
+        raise DataError(
+            f"at the model's spacing of {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm the scan would have "
+            f"{' x '.join(map(str, kept))} voxels, too large (limit {MAX_VOXELS}); is the spacing of the scan right?"
+        )
     return kept[0], kept[1], kept[2]
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from medseg.core.errors import ModelError
 from medseg.core.geometry import order_to, upright
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
@@ -84,7 +86,9 @@ def segment(
         swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept
         predict = mirrored(predict, settings.mirror, swaps)
     frame, box = framed(volume, plan)
-    settings = fitted(frame.geometry, plan, settings, predict, say)
+    maps = 0 if record is None else labels.outputs * record.probabilities + record.entropy
+    voxels = int(np.prod(volume.geometry.shape))
+    settings = fitted(frame.geometry, plan, settings, predict, say, whole=voxels, maps=maps)
     clock = [time.perf_counter()]
     image = by_window(frame, plan) if is_by_window(frame.geometry, plan) else resampled(frame, plan).data
     clock.append(time.perf_counter())
@@ -101,6 +105,11 @@ def segment(
         start = time.perf_counter()
         logits = predict(patches)
         in_network += time.perf_counter() - start
+        if not torch.isfinite(logits.sum()):  # else the largest of them would be a label like any other
+            raise ModelError(
+                f"the network gives values that are not finite for {len(patches)} window(s): its weights are damaged, the scan's "
+                "intensities are beyond all it was trained on, or the precision does not suffice (try --precision f32)"
+            )
         predicted += len(patches)
         return logits
 

@@ -16,10 +16,12 @@ from medseg.core.errors import ModelError
 from medseg.core.files import sha256_of, staged_folder, write_durable, write_json, write_text
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
+from medseg.io.model_archive import is_weights_name
 from medseg.models.architectures import WRAPPERS, build_network
 from medseg.models.model_json import ModelCard, read_card
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+SMALLEST_FLOAT = 2  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,8 @@ class Model:
         Raises ModelError naming the file, the cause and what to do.
         """
         file = self.weights()[fold]
-        network = _planned(self.plan, self.folder / "model.json")
         try:
+            network = _planned(self.plan, file.stat().st_size)
             _fill(network, file, self.card)
         except ModelError as error:
             raise ModelError(f"{file}: {'' if self._intact(file) else _DAMAGED + '; '}{error}") from None
@@ -62,7 +64,7 @@ class Model:
         """The file with the weights of each fold. Raises ModelError for a file that is missing, or lies elsewhere."""
         files = []
         for name in sorted(self.card.weights):
-            if Path(name).name != name or not name.endswith(".safetensors"):
+            if not is_weights_name(name):
                 raise ModelError(
                     f"{self.folder / 'model.json'}: weights file {name!r} is not a plain safetensors name in the folder"
                 )
@@ -150,11 +152,16 @@ def saved_folds(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, A
 _DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights are corrupt, truncated or exchanged"
 
 
-def _planned(plan: Plan, source: Path) -> nn.Module:
+def _planned(plan: Plan, stored: int) -> nn.Module:
+    """The network of ``plan`` where ``stored`` bytes can hold its weights: an absurd one is never given memory."""
     try:
-        return network_for(plan)
+        with torch.device("meta"):
+            numbers = sum(value.numel() for value in weights_of(network_for(plan)).state_dict().values())
+        if numbers * SMALLEST_FLOAT <= stored:
+            return network_for(plan)
     except Exception as error:  # the plan's numbers need not make a network
-        raise ModelError(f"{source}: the plan's architecture cannot be built: {error}") from None
+        raise ModelError(f"the plan's architecture cannot be built: {str(error)[:300]}") from None
+    raise ModelError(f"weights do not match the plan's architecture: it has {numbers} numbers, the file {stored} bytes")
 
 
 def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:

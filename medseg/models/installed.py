@@ -57,7 +57,7 @@ def find_model(given: Path | None, *, runs: Path = Path("runs"), folder: Path | 
     """
     place = folder or models_folder()
     if given is not None:
-        plain = given.name == str(given) and not os.path.lexists(given)
+        plain = _NAME.fullmatch(str(given)) is not None and not os.path.lexists(given)
         return place / given if plain and (place / given / "model.json").is_file() else given
     try:
         return newest_model(runs)

@@ -13,7 +13,7 @@ from medseg.core.structures import StructureDetails, detailed
 from medseg.models.how_to_run import HowToRun
 
 FORMAT_VERSION = 1
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20  # which may take 20 times as much memory once read
 HOW_TO_GET_ONE = "train one with `medseg train --config FILE`, or try `medseg demo`"
 
 

@@ -128,6 +128,9 @@ def test_half_precision_weights_are_taken_as_float32(model, dtype):
         (lambda c: c["plan"].update(surprise=1), "plan.surprise"),
         (lambda c: c["plan"]["architecture"].update(name="os.system"), "unknown 'os.system'"),
         (lambda c: c["plan"]["architecture"]["options"].update(features="ab"), "architecture cannot be built"),
+        (lambda c: c["plan"]["architecture"]["options"].update(features=[2**20, 2**20]), "numbers, the file .* bytes"),
+        (lambda c: c.update(weights={"a" * 300 + ".safetensors": "x"}), "not a plain safetensors name"),
+        (lambda c: c["plan"]["architecture"]["options"].update(convs_per_stage=[10**9, 1]), "entries from 1 to 100"),
         (lambda c: c["labels"].update(spleen=3), "differ from the plan's labels"),
         (lambda c: (c["labels"].update(liver=-1), c["plan"]["labels"].update(liver=-1)), "'liver' is -1"),
         (lambda c: c.update(weights={}), "names no weights"),
@@ -146,12 +149,33 @@ def test_a_card_that_makes_no_sense_is_refused_with_its_file(model, change, word
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\0" * 50, b"[]", b"3", b"[" * 100_000, b"\xff\xfe{}", b'{"format_version": NaN}']
+    "raw",
+    [b"", b"\0" * 50, b"[" + b"[]," * 2**23, b"[]", b"3", b"[" * 100_000, b"\xff\xfe{}", b'{"format_version": NaN}'],
 )
 def test_a_card_that_is_no_json_object_is_refused(model, raw):
     (model / "model.json").write_bytes(raw)
     with pytest.raises(ModelError, match=r"model\.json: "):
         read_card(model)
+
+
+def ct_window(**changes):
+    return {"scheme": {"name": "ct_window", "lower": -1.0, "upper": 1.0, "mean": 0.0, "sd": 1.0} | changes}
+
+
+def test_a_network_that_gives_no_numbers_is_never_a_label_map(tmp_path, model, capsys):
+    """Finite weights, each of them: only what comes out of them is not."""
+    edit_weights(model, lambda tensors: tensors.update({LAST: torch.full_like(tensors[LAST], 3e38)}))
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    assert run(["infer", str(scan), "--model", str(model), "--device", "cpu", "-q", "--backend", "torch"]) == 3
+    assert "values that are not finite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("scan_seg*"))
+
+
+def test_a_grid_that_no_memory_holds_is_refused(tmp_path, model, capsys):
+    edit_card(model, lambda c: c["plan"].update(spacing_mm=[0.001, 0.001, 0.001]))
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    assert run(["infer", str(scan), "--model", str(model), "--device", "cpu", "-q", "--backend", "torch"]) == 3
+    assert re.search(r"scan\.nii\.gz: at the model's spacing .* too large", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +184,9 @@ def test_a_card_that_is_no_json_object_is_refused(model, raw):
         (lambda c: c["plan"].update(intensity=[{"scheme": "guess"}]), "intensity cannot be used: .*unknown 'guess'"),
         (lambda c: c["plan"].update(intensity=[{"scheme": {"name": "ct_window"}}]), "intensity cannot be used"),
         (lambda c: c["plan"].update(patch_size=[9, 9, 9]), r"patch_size \(9, 9, 9\)"),
+        (lambda c: c["plan"].update(intensity=[ct_window(lower=1.0, upper=-1.0)]), "lower must not lie above upper"),
+        (lambda c: c["plan"].update(intensity=[ct_window(sd=-3.0)]), "nor sd below 0"),
+        (lambda c: c["plan"].update(intensity=[ct_window(mean=1e400)]), "all must be finite"),
     ],
 )
 def test_a_plan_that_fails_only_on_a_scan_is_the_models_fault(tmp_path, model, capsys, change, words):
