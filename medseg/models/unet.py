@@ -276,9 +276,7 @@ def _stages(dimensions: int, features: Sequence[int], kernel_sizes: Rows, stride
     if dimensions not in LAYERS:
         raise ConfigError(f"dimensions is {dimensions!r}; a U-Net has 2 or 3")
     if not 2 <= len(features) <= MOST_STAGES:
-        raise ConfigError(
-            f"features is {list(features)}; a U-Net has two resolution stages or more, {MOST_STAGES} at most"
-        )
+        raise ConfigError(f"features is {list(features)}; a U-Net has 2 to {MOST_STAGES} resolution stages")
     for name, rows in (("kernel_sizes", kernel_sizes), ("strides", strides)):
         if len(rows) != len(features) or any(len(row) != dimensions for row in rows):
             raise ConfigError(f"{name} is {rows}; expected {len(features)} entries of {dimensions} numbers each")
