@@ -97,11 +97,16 @@ def _stored_array(array: npt.NDArray[Any], affine: npt.ArrayLike | None, spacing
     if spacing_mm is not None:
         if np.shape(spacing_mm) != (3,):
             raise GeometryError(f"the array: spacing_mm must be three numbers, along i, j, k; got {spacing_mm!r}")
+        if not all(isinstance(one, int | float | np.number) for one in spacing_mm):
+            raise GeometryError(f"the array: spacing_mm must be three numbers, along i, j, k; got {spacing_mm!r}")
         check_spacing("the array", spacing_mm, "spacing_mm")
         placed = np.diag([*np.asarray(spacing_mm, float), 1.0])
         notes = ["only spacing_mm was given: the axes are taken to run to the right, to anterior and up (RAS)"]
     else:
-        placed = np.array(affine, np.float64)
+        try:
+            placed = np.array(affine, np.float64)
+        except (TypeError, ValueError) as error:
+            raise GeometryError(f"the array: affine must be 4x4 numbers; {error}") from None
         if placed.shape != (4, 4) or not np.array_equal(placed[3], [0, 0, 0, 1]):
             raise GeometryError(f"the array: affine must be 4x4 with last row 0, 0, 0, 1; got {placed.tolist()}")
         notes = check_affine("the array", placed, "its")

@@ -1,5 +1,7 @@
 """CSV as people save it, and each thing that is wrong with one named by its line."""
 
+import os
+
 import pytest
 
 from medseg.core.errors import DataError
@@ -65,3 +67,9 @@ def test_columns_of_ones_own_are_let_pass(tmp_path):
 def test_a_table_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv: this table was not found"):
         read_table(tmp_path / "nowhere.csv", ("case",))
+
+
+def test_a_table_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="no regular file"):
+        read_table(tmp_path / "t.csv", ("image",))

@@ -90,6 +90,8 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
 
 def _text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no regular file, so no table of cases can be in it")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
