@@ -229,7 +229,9 @@ def test_threads_get_the_results_of_serial_calls(segmenter, folder, tmp_path):
         assert one.warnings == other.warnings
 
 
-def test_threads_may_read_dicom_side_by_side(segmenter, real_data):
+def test_threads_may_read_dicom_side_by_side(tmp_path, real_data):
+    coarse = tiny_model(tmp_path / "model", plan=tiny_plan(spacing_mm=[5.0] * 3))
+    segmenter = medseg.Segmenter.load(coarse, device="cpu")
     before = list(warnings.filters)
     study = real_data / "hippocampus_dicom" / "Study1"
     expected = segmenter(study).label_map
@@ -262,7 +264,7 @@ def test_one_forward_runs_at_a_time_on_a_device_whatever_the_model(folder, monke
     pair = [medseg.Segmenter.load(folder, device="cpu") for _ in range(2)]
 
     def work(segmenter):
-        entered.wait(5)
+        entered.wait(60)
         return segmenter(texture((20, 10, 10)), spacing_mm=(1, 1, 1)).windows
 
     with ThreadPoolExecutor(2) as pool:
