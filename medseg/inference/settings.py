@@ -56,6 +56,9 @@ class InferenceSettings:
         _check_choice("ensemble", self.ensemble, get_args(Ensemble))
         if sorted(set(self.mirror)) != list(self.mirror) or not {*self.mirror} <= {0, 1, 2}:
             raise ConfigError(f"mirror {self.mirror}: give axes in order and once each, such as (0, 1, 2)")
+        for name in ("batch", "max_memory"):
+            if not isinstance(value := getattr(self, name), int | None):
+                raise ConfigError(f"{name} {value!r}: give a whole number (of max_memory: bytes, such as 4 * 2**30)")
         if self.max_memory is not None and self.max_memory <= 0:
             raise ConfigError(f"max_memory {self.max_memory}: give a number of bytes above 0, such as 4 * 2**30")
 

@@ -106,3 +106,9 @@ def test_a_model_folder_that_asks_for_what_cannot_be_is_refused(section, tmp_pat
     (folder / "model.json").write_text(json.dumps(content | {"inference": section}))
     with pytest.raises(ModelError, match=r"model\.json: .*inference"):
         read_card(folder)
+
+
+@pytest.mark.parametrize("asked", [{"max_memory": "4G"}, {"max_memory": 1.5}, {"batch": 1.5}])
+def test_amounts_are_whole_numbers(asked):
+    with pytest.raises(ConfigError, match="give a whole number"):
+        InferenceSettings(**asked)
