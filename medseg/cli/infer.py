@@ -113,6 +113,16 @@ def infer(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            "--refine",
+            metavar="HOW",
+            help="Move uncertain borders to where the image changes: dense_crf, '{name: dense_crf, appearance_mm: 5}', or none; "
+            "see `medseg list refinements`. Default: none, or as the model wishes.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     postprocess: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,7 +160,7 @@ def infer(
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.cohort import run_cohort
     from medseg.cli.console import error_line, note_line, print_json, print_table, progress_bars
-    from medseg.core.config_inference import postprocess_from
+    from medseg.core.config_inference import postprocess_from, refine_from
     from medseg.core.errors import ConfigError
     from medseg.core.text import printable
     from medseg.data.scans import is_many
@@ -183,6 +193,7 @@ def infer(
         preset=preset,
         backend=backend,
         precision=precision,
+        refine=None if refine is None else refine_from(refine),
     )
     if cluster is not None and (output is None or channels or series is not None):
         raise ConfigError(

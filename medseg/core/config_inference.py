@@ -1,4 +1,4 @@
-"""The section `inference` of a config: what is done to a finished label map, structure by structure."""
+"""The section `inference` of a config: what is done to a label map once the network has spoken."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,12 +32,33 @@ Postprocess = Annotated[dict[str, tuple[Component, ...]], BeforeValidator(_by_st
 """The steps of each structure, entries of POSTPROCESSES; those of ``all`` hold for a structure that has none of its own."""
 
 
+Refine = Annotated[Component | None, BeforeValidator(lambda value: None if value == NOTHING else value)]
+"""An entry of REFINEMENTS, or ``none``."""
+
+
 class InferenceConfig(BaseModel):
     """How the model that is trained wants to be run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    refine: Refine = None
     postprocess: Postprocess = {}
+
+
+def refine_from(text: str) -> Component:
+    """What the command line asks for: the name of an entry of REFINEMENTS, or ``{name: ..., option: ...}``; ``none`` is one, too.
+
+    Raises ConfigError with what may be written.
+
+    >>> refine_from("{name: dense_crf, iterations: 3}").options
+    {'iterations': 3}
+    """
+    try:
+        return Component.model_validate(parse_scalar(text))
+    except ValidationError:
+        raise ConfigError(
+            f"refine {text!r}: write a name such as dense_crf, '{{name: dense_crf, appearance_mm: 5}}', or {NOTHING}"
+        ) from None
 
 
 def postprocess_from(texts: Sequence[str]) -> dict[str, tuple[Component, ...]]:

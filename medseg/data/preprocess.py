@@ -1,6 +1,7 @@
 """From a scan to the plan's grid and intensities: the same function for training and inference."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,21 @@ def resampled(frame: Volume, plan: Plan) -> Volume:
     shape = shape_for(frame.geometry, plan)
     spacing_mm = frame.geometry.spacing_mm
     how = plan.feed.image
-    inside = _not_zero(frame) if any(one.within == "nonzero" for one in plan.intensity) else None
     channels = []
+    for found in normalised(frame, plan):
+        if how is None:
+            found = resample(found, shape, spline_orders(spacing_mm))
+        else:
+            found = resample_thick(found, shape, how.order, how.order_thick, thick_axis(spacing_mm, plan, how))
+        channels.append(found)
+    # A single channel, as CT has, is not copied.
+    data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))
+    return Volume(data, resized(frame.geometry, shape), frame.warnings)
+
+
+def normalised(frame: Volume, plan: Plan) -> Iterator[npt.NDArray[np.float32]]:
+    """The channels (I, J, K) of ``frame``, one after the other, with the plan's intensities."""
+    inside = _not_zero(frame) if any(one.within == "nonzero" for one in plan.intensity) else None
     for channel, intensity in zip(frame.data, plan.intensity, strict=True):
         # One memory layout first: sums and products would otherwise round differently for each storage order.
         values = np.ascontiguousarray(channel)
@@ -71,14 +85,14 @@ def resampled(frame: Volume, plan: Plan) -> Volume:
             found[inside] = normalise(values[inside])
         else:
             found = normalise(values)
-        if how is None:
-            found = resample(found, shape, spline_orders(spacing_mm))
-        else:
-            found = resample_thick(found, shape, how.order, how.order_thick, thick_axis(spacing_mm, plan, how))
-        channels.append(found)
-    # A single channel, as CT has, is not copied.
-    data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))
-    return Volume(data, resized(frame.geometry, shape), frame.warnings)
+        yield found
+
+
+def seen_on(frame: Volume, plan: Plan) -> "npt.NDArray[np.float32] | ByWindow":
+    """The intensities (C, I, J, K) that the network sees, on the grid of ``frame``: not resampled."""
+    if by_voxel(plan):
+        return by_window(frame, plan)
+    return np.stack([*normalised(frame, plan)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +120,13 @@ def is_by_window(grid: Geometry, plan: Plan) -> bool:
     return (
         shape_for(grid, plan) == grid.shape
         and all(n >= w for n, w in zip(grid.shape, plan.patch_size, strict=True))
-        and all(one.scheme.name in VOXEL_BY_VOXEL and one.within != "nonzero" for one in plan.intensity)
+        and by_voxel(plan)
     )
+
+
+def by_voxel(plan: Plan) -> bool:
+    """Whether the plan normalises each voxel by its own value alone."""
+    return all(one.scheme.name in VOXEL_BY_VOXEL and one.within != "nonzero" for one in plan.intensity)
 
 
 def by_window(frame: Volume, plan: Plan) -> ByWindow:

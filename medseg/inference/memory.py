@@ -14,7 +14,8 @@ from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.memory import SLACK, gib, resident_bytes
 from medseg.core.plan import Plan
-from medseg.data.preprocess import is_by_window, shape_for
+from medseg.data.preprocess import by_voxel, is_by_window, shape_for
+from medseg.inference.crf import bytes_needed
 from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
@@ -39,12 +40,14 @@ class Estimate:
     recording: int
     label_map: int
     finishing: int
+    refining: int = 0
 
     @property
     def peak(self) -> int:
         """The largest sum of what is held at one time."""
         streaming = self.prepared + self.blending + self.label_map + max(self.network, self.restoring + self.recording)
-        return self.process + SLACK + max(self.preprocessing, streaming, self.prepared + self.finishing)
+        after = self.prepared + max(self.finishing, self.label_map + self.refining)
+        return self.process + SLACK + max(self.preprocessing, streaming, after)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{field.name.replace('_', ' ')} {gib(getattr(self, field.name))}" for field in fields(self))
@@ -149,6 +152,10 @@ def _estimate(
         label_map=scan * label,
         # The label map is cut out, turned and written; or its pieces are numbered; or one map after the other is turned.
         finishing=whole * max(3 * label, 2 * label + 8 if settings.postprocess else 0, 2 * label + 6 if maps else 0),
+        refining=0
+        if settings.refine is None
+        else bytes_needed(frame.shape, labels.outputs, plan.channels, regions=bool(labels.regions))
+        + (0 if by_voxel(plan) else (4 * plan.channels + per_voxel) * scan),
     )
 
 

@@ -17,7 +17,8 @@ from medseg.io.recorded import Recorded
 class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
 
-    ``windows``: how many patches the network saw. ``postprocessed``: what post-processing did to each structure that has any.
+    ``windows``: how many patches the network saw. ``refined``: how many voxels the refinement changed, None without one.
+    ``postprocessed``: what post-processing did to each structure that has any.
     ``predicted_dice``: of each structure, where the model folder has a calibration (``inference.predicted``).
     ``review``: why a human should look at this result; empty where nothing speaks against it.
     ``image()`` gives the label map back as the kind of the scan.
@@ -34,6 +35,7 @@ class SegmenterResult:
     recorded: Recorded | None = None
     review: tuple[str, ...] = ()
     predicted_dice: dict[str, PredictedDice] = field(default_factory=dict)
+    refined: int | None = None
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).

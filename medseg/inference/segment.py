@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
-from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, shape_for
+from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, seen_on, shape_for
+from medseg.inference.crf import refine
 from medseg.inference.decide import Decide, largest, largest_in_float16, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.expected import ExpectedDice
@@ -40,7 +43,7 @@ class Segmented:
     """A ``label_map`` on the scan's grid, ``seconds`` by stage, and the number of ``windows`` that made it.
 
     ``reused`` windows were constant and took the logits of another one. ``postprocessed``: what the steps of the
-    settings did to each structure that has any.
+    settings did to each structure that has any. ``refined``: the voxels that the refinement changed; None without one.
     """
 
     label_map: LabelMap
@@ -48,6 +51,7 @@ class Segmented:
     windows: int
     reused: int = 0
     postprocessed: dict[str, Change] = field(default_factory=dict)
+    refined: int | None = None
 
 
 def _decision(plan: Plan, settings: InferenceSettings, outputs: Outputs) -> Decide:
@@ -76,9 +80,14 @@ def segment(
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
-    windows at a time only; ``record`` keeps on the disk what they say, and ``expected`` sums it. Where
+    windows at a time only; ``record`` keeps on the disk what they say (a refinement without one: in the temporary folder), and
+    ``expected`` sums it. Where
     ``settings.max_memory`` is given, ``say`` is told what will be held. Raises ResourceError where it does not suffice.
     """
+    if settings.refine is not None and record is None:
+        with Recorded(Path(gettempdir()), probabilities=True, entropy=False) as own:
+            told: dict[str, Any] = {"expected": expected, "progress": progress, "say": say}
+            return segment(volume, plan, predict, settings=settings, outputs=outputs, record=own, **told)
     labels = plan.structure_labels
     predict = stepping_down(predict, say)
     if settings.mirror:
@@ -152,6 +161,20 @@ def segment(
         decide=_decision(plan, settings, outputs),
     )
 
+    refined = None
+    clock.append(time.perf_counter())
+    if settings.refine is not None and record is not None:
+        refined = refine(
+            channels,
+            record,
+            seen_on(frame, plan),
+            asked=settings.refine,
+            spacing_mm=frame.geometry.spacing_mm,
+            labels=labels,
+            progress=progress,
+        )
+    in_refining = time.perf_counter() - clock.pop()
+
     def on_the_scan(data: npt.NDArray[Any], outside: int = 0) -> npt.NDArray[Any]:
         if data.shape != grid.shape:
             whole = np.full(grid.shape, outside, data.dtype)  # what was cropped is background
@@ -167,7 +190,8 @@ def segment(
     seconds = {
         "preprocess": clock[1] - clock[0],
         "network": in_network,
-        "blend_and_restore": clock[2] - clock[1] - in_network,
+        "blend_and_restore": clock[2] - clock[1] - in_network - in_refining,
+        **({} if refined is None else {"refine": in_refining}),
         "postprocess": time.perf_counter() - clock[2],
     }
-    return Segmented(label_map, seconds, total, total - predicted, changes)
+    return Segmented(label_map, seconds, total, total - predicted, changes, refined)

@@ -203,6 +203,7 @@ class Segmenter:
             record,
             review,
             predicted,
+            found.refined,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:

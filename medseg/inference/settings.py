@@ -10,6 +10,7 @@ from medseg.core.component import Component
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Plan
 from medseg.inference.postprocess import steps_of
+from medseg.inference.refine import refinement_of
 
 Accumulators = Literal["auto", "f32", "f16", "nnunet"]
 Ensemble = Literal["probabilities", "logits"]
@@ -32,7 +33,8 @@ class InferenceSettings:
     ``accumulators``: the type in which windows are blended; ``auto`` is f32 unless ``max_memory`` needs f16; ``nnunet`` is f16
     with the roundings of nnU-Net's predictor, so that close calls, too, come out as there.
     ``ensemble``: what is averaged over folds. ``folds``: the names of those that run, in order; all where none is named.
-    ``postprocess``: for each structure the steps that its mask still needs.
+    ``refine``: an entry of ``refine.REFINEMENTS``, which uses the scan's intensities. ``postprocess``: for each structure
+    the steps that its mask still needs after it.
     ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that ``auto`` came to.
     """
 
@@ -44,6 +46,7 @@ class InferenceSettings:
     accumulators: Accumulators = "auto"
     ensemble: Ensemble = "probabilities"
     folds: tuple[str, ...] = ()
+    refine: Component | None = field(default=None, hash=False)
     postprocess: dict[str, tuple[Component, ...]] = field(default_factory=dict, hash=False)
     backend: str = "auto"
     precision: str = "auto"
@@ -70,7 +73,7 @@ class InferenceSettings:
         """
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         steps = {name: [step.model_dump() for step in steps] for name, steps in self.postprocess.items()}
-        return plain | {"postprocess": steps}
+        return plain | {"refine": self.refine and self.refine.model_dump(), "postprocess": steps}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class InferenceOptions:
     """What the user asks for; None: as the model wishes, else as is usual. See ``InferenceSettings``.
 
     ``mirror``: axes, their words (see ``AXIS_WORDS``) with commas between, ``off``, or ``auto``: the axes that the model's
-    training mirrored. ``folds``: ``all``, or some with commas between, such as ``0,1``. ``preset``: one of those that
+    training mirrored. ``folds``: ``all``, or some with commas between, such as ``0,1``. ``refine``: an entry of
+    REFINEMENTS, or one called ``none``. ``preset``: one of those that
     ``medseg tune`` measured; it goes before the model's other wishes.
     """
 
@@ -93,13 +97,14 @@ class InferenceOptions:
     preset: str | None = None
     backend: str | None = None
     precision: str | None = None
+    refine: Component | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON holds them."""
-        if self.postprocess is None:
-            return asdict(self)
-        steps = {name: [step.model_dump() for step in listed] for name, listed in self.postprocess.items()}
-        return asdict(self) | {"postprocess": steps}
+        found = asdict(self) | {"refine": self.refine and self.refine.model_dump()}
+        if self.postprocess is not None:
+            found["postprocess"] = {n: [step.model_dump() for step in some] for n, some in self.postprocess.items()}
+        return found
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "InferenceOptions":
@@ -107,6 +112,8 @@ class InferenceOptions:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         if (steps := plain.get("postprocess")) is not None:
             plain["postprocess"] = {name: tuple(map(Component.model_validate, some)) for name, some in steps.items()}
+        if (refine := plain.get("refine")) is not None:
+            plain["refine"] = Component.model_validate(refine)
         return cls(**plain)
 
 
@@ -119,8 +126,8 @@ def settings_for(
 ) -> InferenceSettings:
     """The settings to run a model of ``plan`` with: asked for, else wished by its folder, else usual.
 
-    ``weights``: the files of its folds. Raises ConfigError for a bad value, a fold that there is not, an unknown step of
-    post-processing, and for mirroring left and right where a structure of one side has no partner.
+    ``weights``: the files of its folds. Raises ConfigError for a bad value, a fold that there is not, an unknown refinement
+    or step of post-processing, and for mirroring left and right where a structure of one side has no partner.
     """
     found: dict[str, Any] = {}
     preset = None if options.preset is None else preset_of(wishes, options.preset)
@@ -129,6 +136,8 @@ def settings_for(
             value = getattr(source, known.name, None)
             if value is not None and known.name not in found:
                 found[known.name] = value
+    if "refine" in found:
+        found["refine"] = refinement_of(found["refine"])
     if "postprocess" in found:
         found["postprocess"] = steps_of(found["postprocess"], plan.structure_labels)
     if "mirror" in found:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.boxes import Box
 from medseg.core.errors import DataError, ResourceError
 from medseg.core.files import Content, explained, make_folder
 from medseg.core.geometry import Geometry
@@ -59,7 +60,11 @@ class Recorded:
 
     def described(self) -> dict[str, Any]:
         """For the manifest: what each map is, and how a stored number becomes a probability."""
-        return {"maps": list(self.names), "step": 1 / STEPS, "of": "the network, before any post-processing"}
+        return {
+            "maps": list(self.names),
+            "step": 1 / STEPS,
+            "of": "the network, before any refinement and post-processing",
+        }
 
     def begin(self, shape: tuple[int, int, int], axis: int, names: tuple[str, ...], *, background: bool) -> None:
         """Make room for maps of ``shape``, whose planes will come in order along ``axis``. Raises ResourceError without room.
@@ -102,6 +107,18 @@ class Recorded:
                 raise DataError(f"{self.folder}: the recorded probabilities end before plane {n}")
         certain = number == 0 and self._background and self.probabilities
         return self._put(np.moveaxis(found, 0, self._axis), STEPS if certain else 0)
+
+    def within(self, box: Box, maps: Sequence[int] | slice = slice(None)) -> Steps:
+        """The probabilities (L, I, J, K) in ``box`` of their own grid, of all or of some ``maps``."""
+        planes, *plane = (self._shape[self._axis], *(n for a, n in enumerate(self._shape) if a != self._axis))
+        along, *across = (box[self._axis], *(side for a, side in enumerate(box) if a != self._axis))
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise explained(error, self.folder) from error
+        stored = np.memmap(self._file, np.uint16, "r", shape=(planes, self.count, *plane))
+        cut = stored[along, : len(self.names), *across][:, maps]
+        return np.ascontiguousarray(np.moveaxis(np.moveaxis(cut, 0, 1), 1, 1 + self._axis))
 
     def maps(self) -> Iterator[Steps]:
         """The probabilities, map by map."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medseg.core.config_inference import Postprocess
+from medseg.core.config_inference import Postprocess, Refine
 
 LARGEST_DICE_LOSS = 0.001
 """The mean Dice that a structure may lose for bf16 to be taken unasked."""
@@ -102,6 +102,7 @@ class HowToRun(BaseModel):
     mirror_labels: Literal["swapped", "kept"] | None = None
     ensemble: Literal["probabilities", "logits"] | None = None
     accumulators: Literal["f32", "f16", "nnunet"] | None = None
+    refine: Refine = None
     postprocess: Postprocess | None = None
     bf16_dice_loss: Bf16DiceLoss | None = None
     presets: dict[str, Preset] = {}

@@ -13,6 +13,7 @@ from medseg.core.plan import Plan
 from medseg.data.augment import augmentation_for
 from medseg.data.intensity import INTENSITIES
 from medseg.inference.postprocess import steps_of
+from medseg.inference.refine import refinement_of
 from medseg.losses import LOSSES
 from medseg.models.architectures import ARCHITECTURES
 from medseg.models.bundle import network_for
@@ -33,6 +34,8 @@ def require_parts(config: Config, device: torch.device) -> None:
     _built("train.loss", config.train.loss, lambda part: build("loss", LOSSES, part, config.structure_labels))
     augmentation_for(config)
     steps_of(config.inference.postprocess, config.structure_labels)
+    if config.inference.refine is not None:
+        refinement_of(config.inference.refine)
     if config.train.schedule != "auto":
         _built("train.schedule", config.train.schedule, lambda part: build("schedule", SCHEDULES, part, 100))
     asked = config.plan.intensity

@@ -185,8 +185,9 @@ class Job:
         probabilities, entropy = (kind in self.writers for kind in ("probabilities", "entropy"))
         with opened.closed_by_failure(), self.segmenter.enough_memory(name):
             record = None
-            if probabilities or entropy:
-                record = Recorded(target.parent, probabilities=probabilities, entropy=entropy)
+            refined = self.segmenter.settings.refine is not None  # by the probabilities
+            if probabilities or entropy or refined:
+                record = Recorded(target.parent, probabilities=probabilities or refined, entropy=entropy)
                 opened.stack.enter_context(record)
             return self.segmenter.segment(opened.scan.volume, name, progress, record)
 
@@ -197,6 +198,7 @@ class Job:
             place = place_of(target)
             result = Segmentation(found.label_map, self.labels, opened.scan, place, model.card.name, found.recorded)
             content = label_map_file(target, result)
+            kept = {"probabilities", "entropy"} & self.writers.keys()
             others = {name: dict(writer.contents(result)) for name, writer in self.writers.items()}
             seconds = {"read": opened.seconds} | found.seconds | {"write": time.perf_counter() - clock}
             remarks = (remark for writer in self.writers.values() for remark in writer.remarks(result))
@@ -210,7 +212,7 @@ class Job:
                     "labels": model.card.labels,
                 },
                 "outputs": {name: sorted(map(str, files)) for name, files in others.items()},
-                **({"probabilities": found.recorded.described()} if found.recorded else {}),
+                **({"probabilities": found.recorded.described()} if found.recorded and kept else {}),
                 "model": {
                     "folder": str(model.folder),
                     "name": model.card.name,
@@ -221,6 +223,7 @@ class Job:
                 **({"predicted_dice": dice.described(found.predicted_dice)} if dice else {}),
                 "geometry": _described(opened.scan.volume),
                 "windows": found.windows,
+                **({} if found.refined is None else {"refined_voxels": found.refined}),
                 "postprocess": {name: change.as_json() for name, change in found.postprocessed.items()},
                 "settings": self.segmenter.settings.as_json(),
                 "device": str(self.segmenter.device),

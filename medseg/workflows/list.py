@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "evaluate --metrics",
     ),
     "backends": ("medseg.inference.backends", ("BACKENDS",), "infer --backend"),
+    "refinements": ("medseg.inference.refine", ("REFINEMENTS",), "inference.refine and infer --refine"),
     "postprocesses": (
         "medseg.inference.postprocess",
         ("POSTPROCESSES",),

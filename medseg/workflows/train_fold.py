@@ -109,7 +109,10 @@ class Fold:
     @property
     def settings(self) -> InferenceSettings:
         """Those of the final validation."""
-        return InferenceSettings(postprocess=steps_of(self.config.inference.postprocess, self.plan.structure_labels))
+        wished = self.config.inference
+        return InferenceSettings(
+            refine=wished.refine, postprocess=steps_of(wished.postprocess, self.plan.structure_labels)
+        )
 
     def _validate(self, held_out: Sequence[Case], state: dict[str, Tensor]) -> tuple[Report, Scans]:
         labels = self.plan.structure_labels
@@ -189,6 +192,7 @@ class Fold:
             licence=self.config.licence,
             training={**(before.training if before else {}), self.name: self._trained()},
             inference=HowToRun(
+                refine=self.config.inference.refine,
                 postprocess=self.config.inference.postprocess or None,
                 predicted_dice=self._calibration(before, measured),
             ),

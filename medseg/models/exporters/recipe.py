@@ -31,6 +31,7 @@ HOW = (
     "source. `outputs`, if given, says another way (order, order_thick beyond thick).",
     "The label is that of the largest output. With `regions`: in their order, each writes its value where its logit is above 0 "
     "(its probability above 0.5).",
+    "`refine`, if given: the dense CRF of arXiv:1210.5644 with the image as it is fed, on the scan's grid; medseg does it.",
     "`postprocess`: for each structure the steps on its mask, by name; not needed for a first look.",
 )
 
@@ -85,6 +86,7 @@ def recipe(model: Model, files: Mapping[str, str], settings: Mapping[str, Any]) 
         "restore": {"outputs": feed["logits"]},
         "labels": channels,
         "regions": regions,
+        "refine": settings["refine"],
         "postprocess": settings["postprocess"],
         "how": list(HOW),
     }
