@@ -174,7 +174,7 @@ def test_a_scan_is_refined_alike_in_every_storage_order_and_none_is_as_before():
     torch.manual_seed(0)
     mix = torch.randn(3, 1)
     volume = Volume(texture((14, 13, 12))[None], Geometry((14, 13, 12), OBLIQUE), modality="MR")
-    asked = Component(name="dense_crf")
+    asked = Component(name="dense_crf", options={"smooth_weight": 1.0, "appearance_intensity": 0.5})
 
     def found(scan: Volume, refine: Component | None):
         settings = InferenceSettings(refine=refine)
