@@ -123,6 +123,16 @@ def infer(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    roi: Annotated[
+        bool | None,
+        typer.Option(
+            "--roi/--no-roi",
+            help="Look first, quickly, then run all windows only around what was seen, and on wherever a mask goes on. "
+            "Default: off.",
+            show_default=False,
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     postprocess: Annotated[
         list[str] | None,
         typer.Option(
@@ -190,6 +200,7 @@ def infer(
         accumulators=accumulators,
         folds=folds,
         postprocess=steps,
+        roi=roi,
         preset=preset,
         backend=backend,
         precision=precision,

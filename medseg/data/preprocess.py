@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,10 @@ class ByWindow:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.data.shape
+
+    def part(self, box: Box) -> "ByWindow":
+        """The same of the voxels in ``box``; nothing is copied."""
+        return replace(self, data=self.data[(slice(None), *box)])
 
     def __getitem__(self, cut: tuple[slice, ...]) -> npt.NDArray[np.float32]:
         """The window at ``cut`` (four slices), float32."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.boxes import Box
 from medseg.inference.decide import Array, Decide, largest
 from medseg.inference.windows import Triple
 
@@ -56,6 +57,14 @@ class Axis:
         self.first = np.argmax(matrix != 0, axis=1)
         self.last = matrix.shape[1] - 1 - np.argmax(matrix[:, ::-1] != 0, axis=1)
 
+    def needed(self, target: slice) -> slice:
+        """The source voxels of which ``target`` voxels are made."""
+        return slice(int(self.first[target.start]), int(self.last[target.stop - 1]) + 1)
+
+    def cut(self, target: slice) -> "Axis":
+        """The same of ``target`` voxels alone, from the source voxels that they need."""
+        return Axis(self.matrix[target, self.needed(target)])
+
     def pieces(self, start: int, stop: int, size: int) -> list[Piece]:
         return [self._piece(n, min(n + size, stop)) for n in range(start, stop, size)]
 
@@ -64,6 +73,17 @@ class Axis:
         shares = self.matrix[start:stop, source]
         same = np.array_equal(shares, np.eye(stop - start))
         return Piece(slice(start, stop), source, None if same else torch.from_numpy(shares.copy()))
+
+
+def axes_of(source: Triple, target: Triple, orders: Triple) -> list[Axis]:
+    """The map of each axis."""
+    return [Axis(MATRICES[order](s, t)) for order, s, t in zip(orders, source, target, strict=True)]
+
+
+def needed(part: Box, source: Triple, target: Triple, orders: Triple) -> Box:
+    """The voxels of ``source`` of which those of ``part`` of ``target`` are made."""
+    i, j, k = (axis.needed(side) for axis, side in zip(axes_of(source, target, orders), part, strict=True))
+    return i, j, k
 
 
 def restore(
@@ -76,6 +96,7 @@ def restore(
     decide: Decide = largest,
     orders: Triple = (1, 1, 1),
     into: npt.NDArray[np.unsignedinteger] | None = None,
+    within: Box | None = None,
 ) -> npt.NDArray[np.unsignedinteger]:
     """The channel that ``decide`` finds for each voxel of ``target`` (I, J, K), in ``dtype``.
 
@@ -84,12 +105,14 @@ def restore(
     ``orders``: 1 linear, 0 nearest. An interpolated logit lies between the smallest and the largest around it, so that in
     most tiles few outputs can win and only those are interpolated; the result is that of interpolating all of them.
     ``into``: the array of zeros to fill; what a slab decides stands in it before the next slab is asked for.
+    ``within``: the part of ``target`` that is wanted; the slabs then cover the source voxels that it needs.
     """
-    result = np.zeros(target, np.dtype(dtype)) if into is None else into
+    axes = axes_of(source, target, orders)
+    if within is not None:
+        axes = [a.cut(side) for a, side in zip(axes, within, strict=True)]
+    result = np.zeros([len(a.matrix) for a in axes], np.dtype(dtype)) if into is None else into
     out = np.moveaxis(result, axis, 0)
-    along, *across = (
-        Axis(MATRICES[orders[a]](source[a], target[a])) for a in (axis, *(a for a in range(3) if a != axis))
-    )
+    along, *across = (axes[a] for a in (axis, *(a for a in range(3) if a != axis)))
     rows, columns = (a.pieces(0, len(a.matrix), SIDE) for a in across)
     same_grid = source == target
     held = Planes()

@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.inference.postprocess import Change
 from medseg.inference.predicted import LEVEL, PredictedDice
 from medseg.io.recorded import Recorded
+
+if TYPE_CHECKING:
+    from medseg.inference.roi import Roi
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +23,8 @@ class SegmenterResult:
     ``windows``: how many patches the network saw. ``refined``: how many voxels the refinement changed, None without one.
     ``postprocessed``: what post-processing did to each structure that has any.
     ``predicted_dice``: of each structure, where the model folder has a calibration (``inference.predicted``).
-    ``review``: why a human should look at this result; empty where nothing speaks against it.
+    ``review``: why a human should look at this result; empty where nothing speaks against it. ``roi``: what became of looking
+    first.
     ``image()`` gives the label map back as the kind of the scan.
     """
 
@@ -36,6 +40,7 @@ class SegmenterResult:
     review: tuple[str, ...] = ()
     predicted_dice: dict[str, PredictedDice] = field(default_factory=dict)
     refined: int | None = None
+    roi: "Roi | None" = None
 
     def image(self) -> Any:
         """The label map as what the scan was: a nibabel or SimpleITK image on exactly its grid, or an array (I, J, K).

@@ -122,9 +122,15 @@ def _amounts(volumes_ml: dict[str, float], seen: Fingerprint) -> list[str]:
     return found
 
 
+def always_there(seen: Fingerprint | None) -> set[str]:
+    """The structures that every training case held, of enough cases to say so."""
+    if seen is None:
+        return set()
+    return {name for name, cases in seen.cases_per_structure.items() if cases == seen.cases >= ALWAYS}
+
+
 def _absent(volumes_ml: dict[str, float], seen: Fingerprint) -> list[str]:
-    always = {name for name, cases in seen.cases_per_structure.items() if cases == seen.cases >= ALWAYS}
-    gone = [name for name, ml in volumes_ml.items() if ml == 0 and name in always]
+    gone = [name for name, ml in volumes_ml.items() if ml == 0 and name in always_there(seen)]
     return (
         [f"{', '.join(gone)} was not found, but every one of the {seen.cases} training cases held it"] if gone else []
     )

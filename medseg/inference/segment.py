@@ -1,8 +1,9 @@
 """One scan in, its label map out, on the scan's own grid: what training validates with and what `infer` runs."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.boxes import Box
 from medseg.core.errors import ModelError
 from medseg.core.geometry import order_to, upright
 from medseg.core.plan import Plan
@@ -27,7 +29,8 @@ from medseg.inference.memory import DTYPES, fitted, stepping_down
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
-from medseg.inference.restore import restore
+from medseg.inference.restore import needed, restore
+from medseg.inference.roi import FIRST_OVERLAP, Roi, Scout, coarse_to_fine
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, stream_logits, window_order
 from medseg.inference.windows import BLENDS
@@ -44,6 +47,7 @@ class Segmented:
 
     ``reused`` windows were constant and took the logits of another one. ``postprocessed``: what the steps of the
     settings did to each structure that has any. ``refined``: the voxels that the refinement changed; None without one.
+    ``roi``: what became of looking first, where that was asked for.
     """
 
     label_map: LabelMap
@@ -52,6 +56,7 @@ class Segmented:
     reused: int = 0
     postprocessed: dict[str, Change] = field(default_factory=dict)
     refined: int | None = None
+    roi: Roi | None = None
 
 
 def _decision(plan: Plan, settings: InferenceSettings, outputs: Outputs) -> Decide:
@@ -71,6 +76,8 @@ def segment(
     outputs: Outputs = "logits",
     record: Recorded | None = None,
     expected: ExpectedDice | None = None,
+    scout: Scout | None = None,
+    always: Collection[str] = (),
     progress: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmented:
@@ -83,12 +90,17 @@ def segment(
     windows at a time only; ``record`` keeps on the disk what they say (a refinement without one: in the temporary folder), and
     ``expected`` sums it. Where
     ``settings.max_memory`` is given, ``say`` is told what will be held. Raises ResourceError where it does not suffice.
+
+    With ``settings.roi`` the ``scout`` (None: ``predict``) looks first: see ``roi.coarse_to_fine``. In the box the labels are
+    those of the whole scan, outside it background; ``record`` and ``expected`` cannot be kept then. ``always``: structures
+    that every scan should have.
     """
     if settings.refine is not None and record is None:
         with Recorded(Path(gettempdir()), probabilities=True, entropy=False) as own:
             told: dict[str, Any] = {"expected": expected, "progress": progress, "say": say}
             return segment(volume, plan, predict, settings=settings, outputs=outputs, record=own, **told)
     labels = plan.structure_labels
+    scout = scout or Scout(predict, outputs=outputs)
     predict = stepping_down(predict, say)
     if settings.mirror:
         kept = range(labels.outputs)
@@ -104,62 +116,99 @@ def segment(
     order = order_to(volume.geometry, plan.feed.orientation)
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
-    source = shape_for(frame.geometry, plan)
+    source, target = shape_for(frame.geometry, plan), frame.geometry.shape
     axis, *_ = order_of_windows = window_order(source, plan, settings.accumulators)
     in_network = 0.0
-    predicted = total = 0
+    predicted = 0
+    windows: dict[str, int] = {}
 
-    def timed(patches: Tensor) -> Tensor:
-        nonlocal in_network, predicted
-        start = time.perf_counter()
-        logits = predict(patches)
-        in_network += time.perf_counter() - start
-        if not torch.isfinite(logits.sum()):  # else the largest of them would be a label like any other
-            raise ModelError(
-                f"the network gives values that are not finite for {len(patches)} window(s): its weights are damaged, the scan's "
-                "intensities are beyond all it was trained on, or the precision does not suffice (try --precision f32)"
-            )
-        predicted += len(patches)
-        return logits
+    def blended(stage: str, forward: Predict, overlap: float, within: Box | None = None) -> Iterator[Tensor]:
+        before = windows.get(stage, 0)
 
-    def counted(stage: str, done: int, of: int) -> None:
-        nonlocal total
-        total = of
-        progress(stage, done, of)
+        def timed(patches: Tensor) -> Tensor:
+            nonlocal in_network, predicted
+            start = time.perf_counter()
+            logits = forward(patches)
+            in_network += time.perf_counter() - start
+            if not torch.isfinite(logits.sum()):  # else the largest of them would be a label like any other
+                raise ModelError(
+                    f"the network gives values that are not finite for {len(patches)} window(s): its weights are damaged, the "
+                    "scan's intensities are beyond all it was trained on, or the precision does not suffice (try --precision f32)"
+                )
+            predicted += len(patches)
+            return logits
 
-    slabs = stream_logits(
-        image,
-        timed,
-        channels=labels.outputs,
-        window=plan.patch_size,
-        axis=axis,
-        order=order_of_windows,
-        overlap=settings.overlap,
-        batch=settings.batch,
-        dtype=DTYPES[settings.accumulators],
-        exclusive=not labels.regions,
-        as_nnunet=settings.accumulators == "nnunet",
-        weigh=BLENDS[plan.feed.blend],
-        progress=counted,
-    )
-    channels = np.zeros(frame.geometry.shape, labels.channel_dtype)
-    orders = restore_orders(frame.geometry.spacing_mm, plan)
-    if expected is not None:
-        slabs = expected.watched(slabs, outputs)
-    if record is not None:
-        slabs = recorded_slabs(
-            slabs, record, channels=channels, source=source, axis=axis, orders=orders, labels=labels, outputs=outputs
+        def counted(_: str, done: int, of: int) -> None:
+            windows[stage] = before + of
+            progress(stage, before + done, before + of)
+
+        return stream_logits(
+            image,
+            timed,
+            channels=labels.outputs,
+            window=plan.patch_size,
+            axis=axis,
+            order=order_of_windows,
+            overlap=overlap,
+            batch=settings.batch,
+            dtype=DTYPES[settings.accumulators],
+            exclusive=not labels.regions,
+            as_nnunet=settings.accumulators == "nnunet",
+            weigh=BLENDS[plan.feed.blend],
+            within=within,
+            progress=counted,
         )
-    restore(
-        slabs,
-        source=source,
-        target=frame.geometry.shape,
-        axis=axis,
-        orders=orders,
-        dtype=labels.channel_dtype,
-        into=channels,
-        decide=_decision(plan, settings, outputs),
-    )
+
+    channels = np.zeros(target, labels.channel_dtype)
+    orders = restore_orders(frame.geometry.spacing_mm, plan)
+
+    def fill(part: Box | None) -> None:
+        """Decide the channels of ``part`` of the target; None: of all of it."""
+        within = None if part is None else needed(part, source, target, orders)
+        slabs = blended("windows", predict, settings.overlap, within)
+        if expected is not None:
+            slabs = expected.watched(slabs, outputs)
+        if record is not None:
+            slabs = recorded_slabs(
+                slabs,
+                record,
+                channels=channels,
+                source=source,
+                axis=axis,
+                orders=orders,
+                labels=labels,
+                outputs=outputs,
+            )
+        restore(
+            slabs,
+            source=source,
+            target=target,
+            axis=axis,
+            orders=orders,
+            dtype=labels.channel_dtype,
+            into=channels if part is None else channels[part],
+            within=part,
+            decide=_decision(plan, settings, outputs),
+        )
+
+    roi = None
+    if settings.roi:
+        look = partial(blended, "first look", stepping_down(scout.predict, say), FIRST_OVERLAP)
+        roi = coarse_to_fine(
+            frame.geometry,
+            plan,
+            settings,
+            scout=scout,
+            axis=axis,
+            look=look,
+            fill=fill,
+            channels=channels,
+            always=always,
+        )
+        roi = replace(roi, first_look_windows=windows.get("first look", 0), windows=windows["windows"])
+        say(str(roi))
+    else:
+        fill(None)
 
     refined = None
     clock.append(time.perf_counter())
@@ -194,4 +243,5 @@ def segment(
         **({} if refined is None else {"refine": in_refining}),
         "postprocess": time.perf_counter() - clock[2],
     }
-    return Segmented(label_map, seconds, total, total - predicted, changes, refined)
+    total = sum(windows.values())
+    return Segmented(label_map, seconds, total, total - predicted, changes, refined, roi)

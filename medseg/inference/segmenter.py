@@ -21,9 +21,9 @@ from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
 from medseg.inference.predicted import DicePredictor, poor, predictor_for
 from medseg.inference.result import SegmenterResult, coloured
-from medseg.inference.review import oddities, other_modality, reasons
+from medseg.inference.review import always_there, oddities, other_modality, reasons
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
-from medseg.io.given import given_scan
+from medseg.io.given import given_paths, given_scan
 from medseg.io.reading import open_scan
 from medseg.io.recorded import Recorded
 from medseg.io.scan import MAX_VOXELS, ReadOptions, Scan
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from medseg.inference.ensemble import Outputs
+    from medseg.inference.roi import Scout
     from medseg.inference.stream import Predict
     from medseg.models.bundle import Model
     from medseg.models.model_json import ModelCard
@@ -62,6 +63,7 @@ class Segmenter:
     outputs: "Outputs" = "logits"
     say: Callable[[str], None] = lambda line: None
     dice_predictor: DicePredictor | None = None
+    scout: "Scout | None" = None
 
     @classmethod
     def load(
@@ -82,6 +84,7 @@ class Segmenter:
         from medseg.inference.backends import start
         from medseg.inference.device import choose_device
         from medseg.inference.ensemble import ensembled, outputs_of
+        from medseg.inference.roi import Scout
         from medseg.models.bundle import open_model
         from medseg.models.installed import find_model
 
@@ -99,7 +102,11 @@ class Segmenter:
         outputs = outputs_of(len(running.predicts), settings.ensemble)
         predict = ensembled(running.predicts, outputs, regions=bool(loaded.labels.regions))
         dice = predictor_for(loaded.card.inference.predicted_dice, settings, len(running.predicts))
-        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say, dice)
+        if settings.roi and dice is not None:
+            say("predicted Dice needs the whole scan's probabilities: with roi there is none")
+            dice = None
+        scout = Scout(_in_turn(running.predicts[0], chosen), len(running.predicts))
+        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say, dice, scout)
 
     @property
     def plan(self) -> Plan:
@@ -129,7 +136,7 @@ class Segmenter:
         Raises DataError for the scan, ConfigError where an array has no grid, ResourceError where the memory runs out.
         """
         clock = perf_counter()
-        paths = _paths(scan)
+        paths = given_paths(scan)
         if paths is None:
             with self.enough_memory("the scan"):
                 given = given_scan(scan, affine=affine, spacing_mm=spacing_mm, max_voxels=max_voxels)
@@ -169,6 +176,8 @@ class Segmenter:
                 outputs=self.outputs,
                 record=record,
                 expected=expected,
+                scout=self.scout,
+                always=always_there(self.model.card.fingerprint),
                 progress=progress,
                 say=self.say,
             )
@@ -189,6 +198,7 @@ class Segmenter:
             *volume.warnings,
             *other_modality(volume, self.plan),
             *oddities(label_map, self.labels),
+            *(found.roi.warnings if found.roi else ()),
             *(f"review: {reason}" for reason in review),
         )
         return SegmenterResult(
@@ -204,6 +214,7 @@ class Segmenter:
             review,
             predicted,
             found.refined,
+            found.roi,
         )
 
     def enough_memory(self, work: str) -> AbstractContextManager[None]:
@@ -256,16 +267,6 @@ def open_for(card: "ModelCard", paths: Sequence[Path], options: ReadOptions) -> 
         if scan.flat and plan.dimensions == 3:
             raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {card.name} is 3D; give a 3D scan")
         yield scan
-
-
-def _paths(scan: Any) -> list[Path] | None:
-    """``scan`` as the paths of its channels; None where it is no path."""
-    given = [scan] if isinstance(scan, Path | str) else scan
-    if not isinstance(given, list | tuple) or not all(isinstance(path, Path | str) for path in given):
-        return None
-    if not given:
-        raise DataError("no scan was given: the list of paths is empty")
-    return [Path(path) for path in given]
 
 
 def _in_turn(predict: "Predict", device: "torch.device") -> "Predict":

@@ -34,8 +34,9 @@ class InferenceSettings:
     with the roundings of nnU-Net's predictor, so that close calls, too, come out as there.
     ``ensemble``: what is averaged over folds. ``folds``: the names of those that run, in order; all where none is named.
     ``refine``: an entry of ``refine.REFINEMENTS``, which uses the scan's intensities. ``postprocess``: for each structure
-    the steps that its mask still needs after it.
-    ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that ``auto`` came to.
+    the steps that its mask still needs after it. ``roi``: look first, and run these windows in a box around what is seen
+    alone; see ``inference.roi``. ``backend``, ``precision``: see ``inference.backends.start``; of a loaded model those that
+    ``auto`` came to.
     """
 
     overlap: float = 0.5
@@ -48,6 +49,7 @@ class InferenceSettings:
     folds: tuple[str, ...] = ()
     refine: Component | None = field(default=None, hash=False)
     postprocess: dict[str, tuple[Component, ...]] = field(default_factory=dict, hash=False)
+    roi: bool = False
     backend: str = "auto"
     precision: str = "auto"
 
@@ -57,6 +59,12 @@ class InferenceSettings:
         _check_choice("mirror_labels", self.mirror_labels, get_args(MirroredLabels))
         _check_choice("accumulators", self.accumulators, get_args(Accumulators))
         _check_choice("ensemble", self.ensemble, get_args(Ensemble))
+        if not isinstance(self.roi, bool):
+            raise ConfigError(f"roi {self.roi!r}: give True or False")
+        if self.roi and self.refine is not None:
+            raise ConfigError(
+                "roi: a refinement needs the whole scan's probabilities; leave --roi or the refinement out (--refine none)"
+            )
         if sorted(set(self.mirror)) != list(self.mirror) or not {*self.mirror} <= {0, 1, 2}:
             raise ConfigError(f"mirror {self.mirror}: give axes in order and once each, such as (0, 1, 2)")
         for name in ("batch", "max_memory"):
@@ -94,6 +102,7 @@ class InferenceOptions:
     ensemble: Ensemble | None = None
     folds: str | tuple[str | int, ...] | None = None
     postprocess: dict[str, tuple[Component, ...]] | None = None
+    roi: bool | None = None
     preset: str | None = None
     backend: str | None = None
     precision: str | None = None

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.boxes import Box
 from medseg.core.errors import ModelError
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.preprocess import ByWindow
-from medseg.inference.windows import SMALLEST_WEIGHT, Triple, gaussian_weights, window_starts
+from medseg.inference.windows import SMALLEST_WEIGHT, Triple, gaussian_weights, reaching, window_starts
 
 Predict = Callable[[Tensor], Tensor]
 """Patches (B, C, *window) float32 -> logits (B, K, *window) float32, both on the CPU."""
@@ -56,6 +57,7 @@ def stream_logits(
     exclusive: bool = False,
     as_nnunet: bool = False,
     weigh: Callable[[Triple], Array] = gaussian_weights,
+    within: Box | None = None,
     progress: Progress = silent,
 ) -> Iterator[Tensor]:
     """Blended logits of ``image`` (C, I, J, K), yielded as slabs of finished planes along ``axis``, in order.
@@ -64,7 +66,8 @@ def stream_logits(
     is overwritten when the next one is asked for. Together the slabs are exactly the all-at-once mean over the same windows
     with the weights of ``weigh``. A volume smaller than the window is padded with zeros on both sides and the padding is cut off
     again. Windows in which each channel is one constant value have the same logits, which are computed once. Memory:
-    ``channels`` x one window's depth of planes, and one window's logits.
+    ``channels`` x one window's depth of planes, and one window's logits. ``within``: a box of the image, to which the slabs
+    are cut; only the windows that reach into it run, so that they have the bits that they have without it.
 
     float16 rounds at the fourth digit. Where structures are ``exclusive``, the largest of a voxel's logits is taken from all
     of them first: what is nearly the largest is then nearly 0 and exact, and no order, arg-max or softmax changes.
@@ -77,10 +80,15 @@ def stream_logits(
     if any(a or b for a, b in padding):
         source = np.pad(source[:, :, :, :], [(0, 0), *padding])
     outer = (source.shape[1], source.shape[2], source.shape[3])
-    ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive, as_nnunet)
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
-
     starts = sorted(window_starts(outer, window, overlap), key=lambda s: (s[axis], *(s[a] for a in order)))
+    if within is not None:
+        keep = tuple(slice(a + s.start, a + s.stop) for (a, _), s in zip(padding, within, strict=True))
+        starts, hull = reaching(starts, window, keep)
+        source = source[(slice(None), *hull)] if isinstance(source, np.ndarray) else source.part(hull)
+        outer = (source.shape[1], source.shape[2], source.shape[3])
+        keep = tuple(slice(k.start - h.start, k.stop - h.start) for k, h in zip(keep, hull, strict=True))
+    ring = _Ring.of(channels, outer, weigh(window), axis, dtype, exclusive, as_nnunet)
     done = 0
     constants = _Constants(predict)
     for level in sorted({s[axis] for s in starts}):

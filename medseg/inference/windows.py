@@ -1,10 +1,13 @@
 """Where the windows lie and how much each voxel of one counts."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+
+from medseg.core.boxes import Box
 
 Triple = tuple[int, int, int]
 SMALLEST_WEIGHT = np.float32(1e-3)
@@ -28,6 +31,19 @@ def window_starts(shape: Triple, window: Triple, overlap: float) -> list[Triple]
     """Starts (i, j, k) of all windows over ``shape``, which is at least ``window`` along each axis."""
     axes = (axis_starts(n, w, overlap) for n, w in zip(shape, window, strict=True))
     return [(i, j, k) for i, j, k in product(*axes)]
+
+
+def reaching(starts: Sequence[Triple], window: Triple, box: Sequence[slice]) -> tuple[list[Triple], Box]:
+    """Which windows reach into ``box``, from the first corner of the box around them all, and that box."""
+    found = [
+        start
+        for start in starts
+        if all(s < b.stop and s + w > b.start for s, w, b in zip(start, window, box, strict=True))
+    ]
+    i, j, k = (min(side) for side in zip(*found, strict=True))
+    ends = (max(side) + w for side, w in zip(zip(*found, strict=True), window, strict=True))
+    hull = tuple(slice(low, high) for low, high in zip((i, j, k), ends, strict=True))
+    return [(a - i, b - j, c - k) for a, b, c in found], (hull[0], hull[1], hull[2])
 
 
 def gaussian_weights(window: Triple, sigma: float = 0.125) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,13 @@ def _stored_array(array: npt.NDArray[Any], affine: npt.ArrayLike | None, spacing
     data = data[np.newaxis] if data.ndim == 3 else data
     i, j, k = data.shape[1:]
     return Stored(data, Geometry((i, j, k), placed), warnings=tuple(notes))
+
+
+def given_paths(scan: Any) -> list[Path] | None:
+    """``scan`` as the paths of its channels; None where it is no path."""
+    given = [scan] if isinstance(scan, Path | str) else scan
+    if not isinstance(given, list | tuple) or not all(isinstance(path, Path | str) for path in given):
+        return None
+    if not given:
+        raise DataError("no scan was given: the list of paths is empty")
+    return [Path(path) for path in given]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medseg.core.errors import DataError, MedsegError
+from medseg.core.errors import ConfigError, DataError, MedsegError
 from medseg.core.files import json_bytes, sha256_of, write_together
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress
@@ -114,7 +114,11 @@ class Job:
         """
         writers, found = writers_of(also, OUTPUTS), find_model(folder)
         card = read_card(found)
-        settings_for(settings, card.inference, card.plan, weights=tuple(card.weights))
+        decided = settings_for(settings, card.inference, card.plan, weights=tuple(card.weights))
+        if decided.roi and (maps := [kind for kind in ("probabilities", "entropy") if kind in writers]):
+            raise ConfigError(
+                f"roi: outside the box there is no {maps[0]} to save; leave out --save-{maps[0]}, or take --no-roi"
+            )
 
         def loaded() -> Segmenter:
             segmenter = Segmenter.load(found, device=device, say=say, **vars(settings))
@@ -224,6 +228,7 @@ class Job:
                 "geometry": _described(opened.scan.volume),
                 "windows": found.windows,
                 **({} if found.refined is None else {"refined_voxels": found.refined}),
+                **({"roi": found.roi.as_json()} if found.roi else {}),
                 "postprocess": {name: change.as_json() for name, change in found.postprocessed.items()},
                 "settings": self.segmenter.settings.as_json(),
                 "device": str(self.segmenter.device),
