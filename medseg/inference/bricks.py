@@ -93,7 +93,7 @@ def most_voxels(starts: Sequence[Triple], window: Triple, cuts: Cuts) -> int:
     """The voxels for which there is room at one time, at most, while windows come in the order of ``starts``."""
     rooms, pool, most = rooms_for(cuts), Pool(), 0
     left = Counter(brick for start in starts for brick in bricks_at(start, window, cuts))
-    seen = set()
+    seen: set[Triple] = set()
     for start in starts:
         reached = {b: prod(r[n] for r, n in zip(rooms, b, strict=True)) for b in bricks_at(start, window, cuts)}
         for brick, size in reached.items():
@@ -203,6 +203,6 @@ def _add(sums: Tensor, logits: Tensor, weights: Tensor, top: Tensor | None) -> N
         sums.addcmul_(logits, weights)
         return
     some = max(1, AT_ONCE // weights.numel())
-    for into, part in zip(sums.split(some), logits.split(some), strict=True):
+    for into, part in zip(torch.split(sums, some), torch.split(logits, some), strict=True):
         weighted = part * weights if top is None else (part - top).mul_(weights)
         into.copy_(into.to(part.dtype).add_(weighted))

@@ -38,12 +38,16 @@ class ExpectedDice:
     def watched(self, slabs: Iterable[Tensor], outputs: Outputs) -> Iterator[Tensor]:
         """The ``slabs`` (K, n, A, B) of logits or probabilities, unchanged."""
         for slab in slabs:
-            planes = max(1, _BLOCK_VALUES // slab[:, 0].numel())
-            rows = max(1, _BLOCK_VALUES // (len(slab) * planes * slab.shape[3]))
-            for part in torch.split(slab, planes, dim=1):
-                for block in torch.split(part, rows, dim=2):
-                    self._add(block.float(), outputs)
+            self.add(slab, outputs)
             yield slab
+
+    def add(self, values: Tensor, outputs: Outputs) -> None:
+        """Logits or probabilities (K, n, A, B) of voxels that were not added before, a few at a time."""
+        planes = max(1, _BLOCK_VALUES // values[:, 0].numel())
+        rows = max(1, _BLOCK_VALUES // (len(values) * planes * values.shape[3]))
+        for part in torch.split(values, planes, dim=1):
+            for block in torch.split(part, rows, dim=2):
+                self._add(block.float(), outputs)
 
     def _add(self, values: Tensor, outputs: Outputs) -> None:
         if self._labels.regions:

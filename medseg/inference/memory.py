@@ -15,11 +15,12 @@ from medseg.core.geometry import Geometry
 from medseg.core.memory import SLACK, gib, resident_bytes
 from medseg.core.plan import Plan
 from medseg.data.preprocess import by_voxel, is_by_window, shape_for
+from medseg.inference.bricks import cuts_for, most_voxels
 from medseg.inference.crf import bytes_needed
 from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
-from medseg.inference.windows import Triple
+from medseg.inference.windows import Triple, window_starts
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
@@ -130,8 +131,11 @@ def _estimate(
     source = shape_for(frame, plan)
     labels, window = plan.structure_labels, plan.patch_size
     outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
-    axis = window_order(source, plan, settings.accumulators)[0]
-    plane = prod(outer) // outer[axis]
+    order = window_order(source, plan, settings.accumulators)
+    plane = prod(outer) // outer[order[0]]
+    planes = source != frame.shape or maps > 0
+    starts = sorted(window_starts(outer, window, settings.overlap), key=lambda s: [s[a] for a in order])
+    voxels = most_voxels(starts, window, cuts_for(starts, window, outer, order, planes=planes))
     sums = labels.outputs * DTYPES[settings.accumulators].itemsize
     scan, made, label = prod(frame.shape), prod(source), labels.channel_dtype.itemsize
     windows_only = is_by_window(frame, plan)  # no copy of the scan is made
@@ -143,12 +147,12 @@ def _estimate(
         if windows_only
         else 4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
         prepared=0 if windows_only else 4 * plan.channels * (made if outer == source else made + prod(outer)),
-        blending=(sums + 4) * plane * window[axis] + min(CONSTANT_BYTES, labels.outputs * prod(window) * 4),
+        blending=(sums + 4) * voxels + min(CONSTANT_BYTES, labels.outputs * prod(window) * 4),
         network=network * settings.batch,
         # Where a slab begins: a few planes of all outputs, and each output's extremes.
-        restoring=8 * plane * (sums + labels.outputs * 4),
+        restoring=8 * plane * (sums + labels.outputs * 4) if planes else 0,
         # A block of all outputs and what is made of it, planes of all outputs, and the planes of all maps.
-        recording=28 * BLOCK_VALUES + 4 * sums * plane + 4 * maps * (scan // frame.shape[axis]) if maps else 0,
+        recording=28 * BLOCK_VALUES + 4 * sums * plane + 4 * maps * (scan // frame.shape[order[0]]) if maps else 0,
         label_map=scan * label,
         # The label map is cut out, turned and written; or its pieces are numbered; or one map after the other is turned.
         finishing=whole * max(3 * label, 2 * label + 8 if settings.postprocess else 0, 2 * label + 6 if maps else 0),

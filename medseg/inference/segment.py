@@ -32,7 +32,7 @@ from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import needed, restore
 from medseg.inference.roi import FIRST_OVERLAP, Roi, Scout, coarse_to_fine
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.stream import Predict, stream_logits, window_order
+from medseg.inference.stream import Predict, stream_bricks, window_order
 from medseg.inference.windows import BLENDS
 from medseg.io.recorded import Recorded
 
@@ -118,11 +118,14 @@ def segment(
     grid = upright(stored)
     source, target = shape_for(frame.geometry, plan), frame.geometry.shape
     axis, *_ = order_of_windows = window_order(source, plan, settings.accumulators)
+    by_brick = source == target and record is None  # else whole planes are wanted
     in_network = 0.0
     predicted = 0
     windows: dict[str, int] = {}
 
-    def blended(stage: str, forward: Predict, overlap: float, within: Box | None = None) -> Iterator[Tensor]:
+    def bricks(
+        stage: str, forward: Predict, overlap: float, within: Box | None = None, *, planes: bool = True
+    ) -> Iterator[tuple[Box, Tensor]]:
         before = windows.get(stage, 0)
 
         def timed(patches: Tensor) -> Tensor:
@@ -142,13 +145,13 @@ def segment(
             windows[stage] = before + of
             progress(stage, before + done, before + of)
 
-        return stream_logits(
+        return stream_bricks(
             image,
             timed,
             channels=labels.outputs,
             window=plan.patch_size,
-            axis=axis,
             order=order_of_windows,
+            planes=planes,
             overlap=overlap,
             batch=settings.batch,
             dtype=DTYPES[settings.accumulators],
@@ -159,13 +162,24 @@ def segment(
             progress=counted,
         )
 
+    def slabs_of(*asked: Any) -> Iterator[Tensor]:
+        return (mean.movedim(axis + 1, 1) for _, mean in bricks(*asked))
+
     channels = np.zeros(target, labels.channel_dtype)
+    decide = _decision(plan, settings, outputs)
     orders = restore_orders(frame.geometry.spacing_mm, plan)
 
     def fill(part: Box | None) -> None:
         """Decide the channels of ``part`` of the target; None: of all of it."""
+        into = channels if part is None else channels[part]
         within = None if part is None else needed(part, source, target, orders)
-        slabs = blended("windows", predict, settings.overlap, within)
+        if by_brick:
+            for box, logits in bricks("windows", predict, settings.overlap, within, planes=False):
+                into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
+                if expected is not None:
+                    expected.add(logits, outputs)
+            return
+        slabs = slabs_of("windows", predict, settings.overlap, within)
         if expected is not None:
             slabs = expected.watched(slabs, outputs)
         if record is not None:
@@ -186,14 +200,14 @@ def segment(
             axis=axis,
             orders=orders,
             dtype=labels.channel_dtype,
-            into=channels if part is None else channels[part],
+            into=into,
             within=part,
-            decide=_decision(plan, settings, outputs),
+            decide=decide,
         )
 
     roi = None
     if settings.roi:
-        look = partial(blended, "first look", stepping_down(scout.predict, say), FIRST_OVERLAP)
+        look = partial(slabs_of, "first look", stepping_down(scout.predict, say), FIRST_OVERLAP)
         roi = coarse_to_fine(
             frame.geometry,
             plan,

@@ -14,9 +14,11 @@ from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
 from medseg.inference import memory
+from medseg.inference.bricks import cuts_for, most_voxels
 from medseg.inference.memory import fitted
 from medseg.inference.segment import segment
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.windows import window_starts
 from medseg.io.recorded import Recorded
 from tests.models.tiny_model import tiny_plan
 
@@ -50,8 +52,11 @@ def fit(gives: int | None, **asked) -> InferenceSettings:
 
 
 def test_fewer_windows_come_first_then_half_precision_then_a_refusal(steady):
-    """Sums: 50 outputs x 32 planes of 90 x 80 x 4 bytes, 44 MiB in f32, 22 in f16; the rest by the same arithmetic."""
-    sums, norm, constant = 50 * WINDOW * 90 * 80 * 4, WINDOW * 90 * 80 * 4, 50 * WINDOW**3 * 4
+    """Sums of 50 outputs in the bricks that are open at one time, four bytes each in f32, two in f16."""
+    shape, window, order = (100, 90, 80), (WINDOW,) * 3, (0, 1, 2)
+    starts = window_starts(shape, window, 0.5)
+    open_voxels = most_voxels(starts, window, cuts_for(starts, window, shape, order, planes=False))
+    sums, norm, constant = 50 * open_voxels * 4, open_voxels * 4, 50 * WINDOW**3 * 4
     scan = 100 * 90 * 80
     least = 100 * MIB + memory.SLACK + scan + norm + constant + 30 * MIB
     assert fit(None, batch=4) == InferenceSettings(accumulators="f32", batch=4)
@@ -99,8 +104,8 @@ def test_a_device_that_is_full_gets_fewer_windows_at_once_and_the_labels_stay():
     plan, said = plan_of({"background": 0, "liver": 1}), []
     eight = InferenceSettings(batch=8)
     found = segment(volume, plan, with_room_for(3), settings=eight, say=said.append).label_map.data
-    assert said == ["out of memory with 6 windows at once; going on with 3"]  # a slab has six
-    assert (sizes[0], max(sizes[1:])) == (6, 3)
+    assert said == [f"out of memory with {n} windows at once; going on with {n // 2}" for n in (8, 4)]
+    assert (sizes[:2], max(sizes[2:])) == ([8, 4], 2)
     np.testing.assert_array_equal(found, segment(volume, plan, with_room_for(9), settings=eight).label_map.data)
     with pytest.raises(torch.OutOfMemoryError):
         segment(volume, plan, with_room_for(0), settings=eight)
