@@ -18,6 +18,15 @@ def resident_bytes() -> int:
         return 512 * 2**20
 
 
+def most_resident_bytes() -> int:
+    """The most that this process ever held; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
+
+
 def gib(size: int) -> str:
     """``size`` bytes in GiB."""
     return f"{size / 2**30:.2f}"

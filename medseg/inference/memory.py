@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
-from medseg.core.memory import SLACK, gib, resident_bytes
+from medseg.core.memory import SLACK, gib, most_resident_bytes, resident_bytes
 from medseg.core.plan import Plan
 from medseg.data.preprocess import by_voxel, is_by_window, shape_for
 from medseg.inference.bricks import cuts_for, most_voxels
@@ -166,6 +166,7 @@ def _estimate(
 def _peak_of(work: Callable[[], object]) -> int:
     """Bytes that this process holds at most while it does ``work``, above those that it held before."""
     before = most = resident_bytes()
+    ever = most_resident_bytes()
     done = Event()
 
     def watch() -> None:
@@ -181,4 +182,5 @@ def _peak_of(work: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
-    return max(most, resident_bytes()) - before
+    since = most_resident_bytes()  # what a watcher may have slept through, where it was never as much before
+    return max(most, resident_bytes(), since if since > ever else 0) - before
