@@ -171,7 +171,7 @@ def worker(
         beside += 1
         return forward(patches)
 
-    stream = engine.stream_logits
+    stream = engine.stream_bricks
 
     def blended(*arguments: Any, **named: Any) -> Any:
         slabs = iter(stream(*arguments, **named))
@@ -185,7 +185,7 @@ def worker(
 
         return prepared
 
-    engine.stream_logits, engine.framed, engine.resampled = blended, staged(engine.framed), staged(engine.resampled)
+    engine.stream_bricks, engine.framed, engine.resampled = blended, staged(engine.framed), staged(engine.resampled)
     with stages("read"):
         opened = segmenter.open([Path(scan)], DEFAULTS)
         volume = opened.__enter__().volume
