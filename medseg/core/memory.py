@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medseg.core.errors import ResourceError
 
-SLACK = 160 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
+SLACK = 192 * 2**20  # what an allocator keeps, and libraries that load when first used, as for writing files
 
 
 def resident_bytes() -> int:

@@ -406,7 +406,7 @@ def test_a_scan_unlike_the_trainings_is_to_be_reviewed_with_reasons(scan, tmp_pa
     result = infer(scan, model=tiny_model(tmp_path / "model", fingerprint=seen))
     assert result.manifest["review"] is True
     assert result.manifest["review_reasons"] == [
-        "spacing foot to head is 2 mm; training had 5 to 5 mm",
-        "field of view foot to head is 20 mm; training had 50 to 50 mm",
+        "spacing foot to head is 2 mm; training had 5 mm",
+        "field of view foot to head is 20 mm; training had 50 mm",
     ]
     assert f"review: {result.manifest['review_reasons'][0]}" in result.warnings
