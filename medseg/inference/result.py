@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from medseg.inference.roi import Roi
 
 
+def as_nibabel(label_map: LabelMap) -> Any:
+    """The nibabel image of a label map."""
+    from medseg.io.nifti_image import nibabel_label_image
+
+    return nibabel_label_image(label_map)
+
+
 @dataclass(frozen=True, eq=False)
 class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.

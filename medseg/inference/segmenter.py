@@ -20,7 +20,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap, Volume
 from medseg.inference.predicted import DicePredictor, poor, predictor_for
-from medseg.inference.result import SegmenterResult, coloured
+from medseg.inference.result import SegmenterResult, as_nibabel, coloured
 from medseg.inference.review import always_there, oddities, other_modality, reasons
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
 from medseg.io.given import given_paths, given_scan
@@ -208,7 +208,7 @@ class Segmenter:
             warnings,
             found.seconds,
             found.windows,
-            _nibabel_label_image,
+            as_nibabel,
             found.postprocessed,
             record,
             review,
@@ -282,12 +282,6 @@ def _in_turn(predict: "Predict", device: "torch.device") -> "Predict":
             return predict(patches)
 
     return alone
-
-
-def _nibabel_label_image(label_map: LabelMap) -> Any:
-    from medseg.io.nifti_image import nibabel_label_image
-
-    return nibabel_label_image(label_map)
 
 
 def _check_intensities(model: "Model") -> None:
