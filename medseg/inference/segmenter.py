@@ -18,7 +18,7 @@ from medseg.core.errors import ConfigError, DataError, ModelError
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
-from medseg.core.volume import LabelMap, Volume
+from medseg.core.volume import Volume
 from medseg.inference.predicted import DicePredictor, poor, predictor_for
 from medseg.inference.result import SegmenterResult, as_nibabel, coloured
 from medseg.inference.review import always_there, oddities, other_modality, reasons
