@@ -1,5 +1,6 @@
 """Weighted sums of windows, held in bricks: one is made when the first window reaches it, and leaves after the last."""
 
+import mmap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -190,11 +191,16 @@ class Bricks:
         return zeros
 
     def _new(self, room: int) -> tuple[Tensor, Tensor]:
-        return torch.empty(self.outputs * room, dtype=self.dtype), torch.empty(room, dtype=self._norm_type)
+        return _mapped(self.outputs * room, self.dtype), _mapped(room, self._norm_type)
 
     def _box(self, brick: Triple) -> Box:
         i, j, k = (slice(edges[n], edges[n + 1]) for edges, n in zip(self.cuts, brick, strict=True))
         return i, j, k
+
+
+def _mapped(size: int, dtype: torch.dtype) -> Tensor:
+    """Memory apart from the allocator's, whose heap would grow around what stays for long."""
+    return torch.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype=dtype)
 
 
 def _add(sums: Tensor, logits: Tensor, weights: Tensor, top: Tensor | None) -> None:
