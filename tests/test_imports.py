@@ -44,7 +44,7 @@ DOORS = {
     "PIL": ("io.image2d*",),
     "SimpleITK": ("io.itk*", "io.dicom*"),
     "openvino": ("inference.backends.openvino*",),
-    "platformdirs": ("inference.backends.openvino*", "models.installed"),
+    "platformdirs": ("inference.backends.conversions", "models.installed"),
     **dict.fromkeys(("pydicom", "highdicom", "gdcm", "pylibjpeg", "openjpeg", "rle"), ("io.dicom*",)),
     "isal": ("io.*",),
     "typer": ("cli.*",),

@@ -12,20 +12,21 @@ from medseg.inference.device import bf16_pays
 from medseg.models.how_to_run import Bf16DiceLoss, HowToRun
 
 Precision = Literal["f32", "bf16", "fp16"]
+F32_ALONE = ("onnxruntime",)  # on a CPU it has no convolution in anything shorter
 
 
 def precision_for(asked: str, device: torch.device, backend: str, wishes: HowToRun) -> Precision:
     """What ``asked`` means there: ``auto`` is fp16 on a GPU and f32 on a CPU.
 
     On a CPU with arithmetic for it ``auto`` is bf16, where the model folder has measured on this backend that no structure
-    loses more than a Dice of 0.001. Raises ConfigError for an unknown word and for fp16 on a CPU, ResourceError for
-    bf16 on a device that does not have it.
+    loses more than a Dice of 0.001. Raises ConfigError for an unknown word, for fp16 on a CPU and for what the
+    backend does not have, ResourceError for bf16 on a device that does not have it.
     """
     if asked == "auto":
         if device.type == "cuda":
             return "fp16"
         loss = wishes.bf16_dice_loss
-        allowed = loss is not None and loss.backend == backend and loss.chosen
+        allowed = loss is not None and loss.backend == backend and loss.chosen and backend not in F32_ALONE
         return "bf16" if allowed and bf16_pays(device) else "f32"
     for known in get_args(Precision):
         if asked == known:
@@ -35,6 +36,10 @@ def precision_for(asked: str, device: torch.device, backend: str, wishes: HowToR
         raise ConfigError(f"precision {asked!r} is unknown; choose auto, {', '.join(get_args(Precision))}")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a CUDA GPU, and this device is the CPU; use auto, f32 or bf16")
+    if precision != "f32" and backend in F32_ALONE:
+        raise ConfigError(
+            f"precision {precision}: backend {backend} computes in f32 alone; use auto or f32, or another --backend"
+        )
     if precision == "bf16" and not bf16_pays(device):
         raise ResourceError(f"precision bf16: this device ({device}) has no arithmetic for it; use auto or f32")
     return precision

@@ -19,14 +19,17 @@ def models_folder() -> Path:
     return Path(platformdirs.user_data_dir("medseg", appauthor=False)) / "models"
 
 
-def converted_beside(folder: Path) -> Path:
-    """Where the networks of the model ``folder`` are kept as other libraries take them: beside it, never in it.
+CONVERTED = ("openvino", "onnxruntime")
 
-    >>> converted_beside(Path("/models/liver")).name
+
+def converted_beside(folder: Path, library: str) -> Path:
+    """Where the networks of the model ``folder`` are kept as a ``library`` of ``CONVERTED`` takes them: beside it, never in it.
+
+    >>> converted_beside(Path("/models/liver"), "openvino").name
     'liver.openvino'
     """
     whole = folder.absolute()
-    return whole.with_name(f"{whole.name}.openvino")
+    return whole.with_name(f"{whole.name}.{library}")
 
 
 def check_name(name: str) -> str:

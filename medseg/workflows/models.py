@@ -36,7 +36,15 @@ from medseg.io.model_archive import (
 )
 from medseg.io.source import check_regular, shown
 from medseg.models.bundle import Model, load_model
-from medseg.models.installed import check_name, converted_beside, find_model, installed, models_folder, not_installed
+from medseg.models.installed import (
+    CONVERTED,
+    check_name,
+    converted_beside,
+    find_model,
+    installed,
+    models_folder,
+    not_installed,
+)
 from medseg.models.model_json import ModelCard, read_card
 
 HUB = "https://huggingface.co"
@@ -171,9 +179,9 @@ def remove(name: str, *, folder: Path | None = None) -> Path:
             found.unlink()
         else:
             shutil.rmtree(found.rename(place / f".{name}.{os.getpid()}.tmp"))
-        converted = converted_beside(found)
-        if converted.is_dir() and not (converted / CARD).is_file():  # a model may have any name
-            shutil.rmtree(converted)
+        for converted in (converted_beside(found, library) for library in CONVERTED):
+            if converted.is_dir() and not (converted / CARD).is_file():  # a model may have any name
+                shutil.rmtree(converted)
     except OSError as error:
         raise explained(error, found) from error
     return found

@@ -103,7 +103,7 @@ def tune(
     """
     from medseg.inference.backends import start
     from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
-    from medseg.inference.precision import bf16_dice_loss
+    from medseg.inference.precision import F32_ALONE, bf16_dice_loss
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
     from medseg.workflows.tune_dice import calibrations_of
@@ -129,7 +129,7 @@ def tune(
         running = start(loaded, chosen, precision="auto" if chosen.type == "cuda" else "f32", say=say)
         runs = _measured(loaded, running.predicts, found, ways[:1], progress)
         loss = None
-        if chosen.type == "cpu" and bf16_pays(chosen):
+        if chosen.type == "cpu" and bf16_pays(chosen) and running.backend not in F32_ALONE:
             short = start(loaded, chosen, backend=running.backend, precision="bf16", say=say)
             in_bf16 = _measured(loaded, short.predicts, found, ways[:1], progress)
             exact, rounded = (_dice(some, 0, (), names, loaded.labels) for some in (runs, in_bf16))

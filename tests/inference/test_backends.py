@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from medseg.core.errors import ConfigError, ModelError, ResourceError
+from medseg.core.files import sha256_of
 from medseg.inference.backends import BACKENDS, chosen_backend, openvino_model, start
+from medseg.inference.backends.conversions import NotConverted
 from medseg.inference.backends.openvino_backend import load_openvino, openvino_backend
-from medseg.inference.backends.openvino_model import NotConverted, example_patch
+from medseg.inference.backends.openvino_model import example_patch
 from medseg.inference.backends.torch_backend import torch_predict
 from medseg.inference.device import bf16_pays
 from medseg.inference.precision import bf16_dice_loss, precision_for
@@ -50,13 +52,16 @@ def models(tmp_path_factory):
     return {name: load_model(tiny_model(folder / name, plan=plan, folds=2)) for name, plan in PLANS.items()}
 
 
-@pytest.fixture(params=PLANS)
-def model(request, models):
-    return models[request.param]
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_gives_the_logits_of_each_fold_that_torch_gives(name, model):
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        pytest.param(name, plan, marks=[pytest.mark.slow] * (name == "onnxruntime" and plan != "3d"))
+        for name in BACKENDS
+        for plan in PLANS
+    ],
+)
+def test_every_backend_gives_the_logits_of_each_fold_that_torch_gives(name, plan, models):
+    model = models[plan]
     predicts = BACKENDS[name](model, CPU, "f32", quiet)
     assert len(predicts) == 2
     torch.manual_seed(1)
@@ -77,13 +82,13 @@ def test_every_backend_gives_the_logits_of_each_fold_that_torch_gives(name, mode
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_takes_patches_in_any_memory_order(name, models):
-    (predict, _) = BACKENDS[name](models["channels"], CPU, "f32", quiet)
-    patches = torch.randn(2, 2, 8, 8, 8)
+    (predict, _) = BACKENDS[name](models["3d"], CPU, "f32", quiet)
+    patches = torch.randn(2, 1, 8, 12, 16)
     torch.testing.assert_close(predict(patches.mT.contiguous().mT), predict(patches))
 
 
 @pytest.mark.skipif(not bf16_pays(CPU), reason="no arithmetic for bf16 on this CPU")
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", sorted({*BACKENDS} - {"onnxruntime"}))
 def test_bf16_is_near_f32_and_not_the_same(name, models):
     model = models["3d"]
     patches = torch.randn(1, 1, *model.plan.patch_size)
@@ -98,23 +103,51 @@ def folder(tmp_path, monkeypatch):
     return tiny_model(tmp_path / "place" / "model", plan=PLANS["3d"])
 
 
-def conversions(folder, monkeypatch):
+CONVERTS = {
+    "openvino": (openvino_model, "_convert"),
+    "onnxruntime": (sys.modules["medseg.inference.backends.onnxruntime_backend"], "write_onnx"),
+}
+
+
+def conversions(folder, monkeypatch, backend="openvino"):
     """The number of networks converted to run the model once, and its logits."""
     made = []
-    inner = openvino_model._convert
+    module, name = CONVERTS[backend]
+    inner = getattr(module, name)
     with monkeypatch.context() as patched:
-        patched.setattr(openvino_model, "_convert", lambda *args: (made.append(1), inner(*args))[1])
-        (predict,) = openvino_backend(open_model(folder), CPU, "f32", quiet)
+        patched.setattr(module, name, lambda *args: (made.append(1), inner(*args))[1])
+        (predict,) = BACKENDS[backend](open_model(folder), CPU, "f32", quiet)
     return len(made), predict(torch.ones(1, 1, *PLANS["3d"].patch_size))
 
 
-def test_a_network_is_converted_once_and_kept_beside_the_model_folder(folder, monkeypatch):
+@pytest.mark.parametrize("backend", CONVERTS)
+def test_a_network_is_converted_once_and_kept_beside_the_model_folder(folder, monkeypatch, backend):
     before = sorted(path.name for path in folder.rglob("*"))
-    (first, expected), (second, logits) = (conversions(folder, monkeypatch) for _ in range(2))
+    (first, expected), (second, logits) = (conversions(folder, monkeypatch, backend) for _ in range(2))
     assert (first, second) == (1, 0)
     assert torch.equal(logits, expected)
     assert sorted(path.name for path in folder.rglob("*")) == before
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "model.openvino"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model", f"model.{backend}"]
+    (kept,) = (folder.parent / f"model.{backend}").iterdir()
+    weights = max(kept.iterdir(), key=lambda path: path.stat().st_size)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    made, logits = conversions(folder, monkeypatch, backend)
+    assert made == 1, "a damaged one is made anew"
+    assert torch.equal(logits, expected)
+
+
+def test_onnxruntime_runs_what_cannot_be_kept_and_refuses_what_differs(folder, monkeypatch):
+    (folder.parent / "model.onnxruntime").write_text("a file, in which nothing can be written")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda app: folder.parent / "model.onnxruntime")
+    model = open_model(folder)
+    patch = torch.randn(1, 1, *PLANS["3d"].patch_size)
+    running = start(model, CPU, backend="onnxruntime")
+    assert (running.backend, running.precision) == ("onnxruntime", "f32")
+    expected = torch_predict(model.networks, CPU)(patch)
+    torch.testing.assert_close(running.predicts[0](patch), expected, atol=1e-4, rtol=1e-3)
+    monkeypatch.setattr("medseg.models.exporters.onnx_network.LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(NotConverted, match=r"ONNX Runtime's logits of the network unet differ .* use --backend torch"):
+        start(model, CPU, backend="onnxruntime")
 
 
 def test_what_was_kept_is_read_without_the_networks_of_the_model(folder, monkeypatch):
@@ -149,7 +182,7 @@ def test_what_was_kept_and_is_damaged_is_made_anew(folder, monkeypatch, damage):
         weights.write_bytes(data[:-100])
     if damage == "hashed":  # as a full disk leaves it where the library does not notice
         content = json.loads(record.read_text())
-        content["files"]["fold_0.bin"] = openvino_model.sha256_of(weights)
+        content["files"]["fold_0.bin"] = sha256_of(weights)
         record.write_text(json.dumps(content))
     made, logits = conversions(folder, monkeypatch)
     assert made == 1
@@ -198,8 +231,14 @@ def test_backends_that_are_unknown_or_on_another_device_or_not_installed_are_ref
     model = open_model(folder)
     with pytest.raises(ConfigError, match="unknown 'openvno'; did you mean 'openvino'"):
         start(model, CPU, backend="openvno")
-    with pytest.raises(ConfigError, match="runs on the CPU, not on cuda:1"):
-        start(model, torch.device("cuda:1"), backend="openvino")
+    for backend in CONVERTS:
+        with pytest.raises(ConfigError, match=f"backend {backend} runs on the CPU, not on cuda:1"):
+            start(model, torch.device("cuda:1"), backend=backend)
+    with pytest.raises(ConfigError, match="bf16: backend onnxruntime computes in f32 alone"):
+        start(model, CPU, backend="onnxruntime", precision="bf16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'medseg\[export\]'"):
+        start(model, CPU, backend="onnxruntime")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'medseg\[openvino\]'"):
         start(model, CPU, backend="openvino")
@@ -283,6 +322,7 @@ def test_bf16_is_chosen_where_its_loss_was_measured_and_is_small(monkeypatch):
     assert precision_for("auto", CPU, "torch", wishes(0.001)) == "f32", "measured on the other backend"
     assert precision_for("auto", torch.device("cuda"), "torch", wishes(1.0)) == "fp16"
     assert precision_for("f32", CPU, "openvino", wishes(0.0)) == "f32"
+    assert precision_for("auto", CPU, "onnxruntime", wishes(0.0)) == "f32"
     monkeypatch.setattr("medseg.inference.precision.bf16_pays", lambda device: False)
     assert precision_for("auto", CPU, "openvino", wishes(0.0)) == "f32"
     with pytest.raises(ResourceError, match=r"bf16: this device \(cpu\) has no arithmetic"):

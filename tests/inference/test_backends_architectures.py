@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from medseg.inference.backends.conversions import NotConverted
 from medseg.inference.backends.openvino_backend import openvino_backend
-from medseg.inference.backends.openvino_model import RUN, NotConverted
+from medseg.inference.backends.openvino_model import RUN
 from medseg.models.architectures import ARCHITECTURES
 from medseg.models.bundle import load_model, open_model, weights_of
 from tests.models.test_architectures import build, planned

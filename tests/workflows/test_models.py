@@ -73,7 +73,8 @@ def test_a_pulled_model_is_found_by_its_name_until_it_is_removed(model, packed, 
     one, other = (tmp_path / name / "scan_seg.nii.gz" for name in ("by_name", "by_path"))
     assert sha256_of(one) == sha256_of(other)
     capsys.readouterr()
-    (place / "liver.openvino" / "2026-0").mkdir(parents=True)
+    for library in ("openvino", "onnxruntime"):
+        (place / f"liver.{library}" / "2026-0").mkdir(parents=True)
     assert run(["models", "info", "liver", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["structures"] == {"liver": 1, "tumour": 2}
@@ -82,7 +83,7 @@ def test_a_pulled_model_is_found_by_its_name_until_it_is_removed(model, packed, 
     assert run(["models", "list"]) == 0
     assert re.search(r"liver .*MR .*liver, tumour .*1 x 1.5 x 2 .*0.850", capsys.readouterr().out)
     assert run(["models", "remove", "liver"]) == 2  # nobody to ask
-    assert names_in(place) == ["liver", "liver.openvino"]
+    assert names_in(place) == ["liver", "liver.onnxruntime", "liver.openvino"]
     assert run(["models", "remove", "liver", "--yes"]) == 0
     assert names_in(place) == []
     assert run(["models", "info", "liver"]) == 3

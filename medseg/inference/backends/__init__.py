@@ -1,7 +1,8 @@
 """What runs a network: patches in, logits out. One protocol, one table.
 
-``auto`` takes OpenVINO on a CPU where it is installed and a window is work enough to earn its start back. The choice
-follows from the model folder and what is installed alone, so that one model gives one result, whatever the scans.
+``auto`` takes OpenVINO on a CPU where it is installed and a window is work enough to earn its start back, never ONNX
+Runtime, which is slower. The choice follows from the model folder and what is installed alone, so that one model gives one
+result, whatever the scans.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import torch
 
 from medseg.core.component import find
 from medseg.core.errors import ConfigError
-from medseg.inference.backends.openvino_backend import NotConverted, openvino_backend
+from medseg.inference.backends.conversions import NotConverted
+from medseg.inference.backends.onnxruntime_backend import onnxruntime_backend
+from medseg.inference.backends.openvino_backend import openvino_backend
 from medseg.inference.backends.torch_backend import torch_backend
 from medseg.inference.precision import Precision, precision_for
 from medseg.inference.stream import Predict
@@ -25,6 +28,7 @@ Backend = Callable[[Model, torch.device, Precision, Say], tuple[Predict, ...]]
 BACKENDS: dict[str, Backend] = {
     "torch": torch_backend,
     "openvino": openvino_backend,
+    "onnxruntime": onnxruntime_backend,
 }
 """Each makes the networks of a model folder ready, and gives one ``Predict`` for each fold, in order.
 
@@ -77,8 +81,8 @@ def chosen_backend(asked: str, model: Model, device: torch.device) -> str:
     """The name in ``BACKENDS`` that ``asked`` means for this model. Raises ConfigError for one that there is not."""
     if asked != "auto":
         find("backend", BACKENDS, asked)
-        if asked == "openvino" and device.type != "cpu":
-            raise ConfigError(f"backend openvino runs on the CPU, not on {device}; use --device cpu or --backend torch")
+        if asked != "torch" and device.type != "cpu":
+            raise ConfigError(f"backend {asked} runs on the CPU, not on {device}; use --device cpu or --backend torch")
         return asked
     if device.type != "cpu" or find_spec("openvino") is None:
         return "torch"

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import ConfigError
-from medseg.inference.backends.openvino_model import NotConverted, converted
+from medseg.inference.backends.openvino_model import converted
 from medseg.inference.precision import Precision
 from medseg.inference.stream import Predict
 from medseg.models.bundle import Model
-
-__all__ = ["NotConverted", "load_openvino", "openvino_backend"]
 
 
 def openvino_backend(

@@ -23,7 +23,7 @@ def write_onnx(file: Path, network: nn.Module, plan: Plan) -> float:
     Raises ConfigError where the extra ``export`` is not installed, ModelError for a network that cannot be exported, or gives
     other logits in ONNX Runtime.
     """
-    runtime = _installed()
+    runtime = load_onnx()
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > MOST_BYTES:
         raise ModelError(f"the weights are {size} bytes; one ONNX file holds {MOST_BYTES} at most")
@@ -60,11 +60,12 @@ def write_onnx(file: Path, network: nn.Module, plan: Plan) -> float:
     return difference
 
 
-def _installed() -> Any:
+def load_onnx() -> Any:
+    """ONNX Runtime, with all that an export needs. Raises ConfigError where it is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"export to ONNX is not installed ({error}); run `pip install 'medseg[export]'`") from None
+        raise ConfigError(f"ONNX is not installed ({error}); run `pip install 'medseg[export]'`") from None
     return onnxruntime
