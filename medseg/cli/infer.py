@@ -71,7 +71,7 @@ def infer(
         str | None,
         typer.Option(
             "--backend",
-            help="What runs the network: auto, torch ...; see `medseg list backends`.",
+            help="What runs the network: auto, torch, openvino or onnxruntime; see `medseg list backends`.",
             rich_help_panel=_HOW,
         ),
     ] = None,
