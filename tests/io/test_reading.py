@@ -189,5 +189,5 @@ def test_a_scan_that_cannot_fit_is_refused_from_its_header(
     monkeypatch.setattr(memory, "resident_bytes", lambda: 100 * 2**20)
     assert read_volume(path, options=ReadOptions(max_memory=needed)).geometry.shape == SHAPE
     monkeypatch.setattr("medseg.io.nifti._read_voxels", lambda *arguments: pytest.fail("the voxels were read"))
-    with pytest.raises(ResourceError, match=rf"{name}: max-memory 0\.25 GiB does not suffice: .*crop the scan"):
+    with pytest.raises(ResourceError, match=rf"{name}: max-memory 0\.29 GiB does not suffice: .*crop the scan"):
         read_volume(path, options=ReadOptions(max_memory=needed - 1))

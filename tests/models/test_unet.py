@@ -143,7 +143,7 @@ def test_the_whole_forward_is_one_exported_graph(name, dimensions):
     ("wrong", "message"),
     [
         ({"dimensions": 4}, "dimensions is 4"),
-        ({"features": [4]}, "two resolution stages"),
+        ({"features": [4]}, "2 to 16 resolution stages"),
         ({"kernel_sizes": [[3, 3]] * 2}, r"kernel_sizes .* expected 3 entries of 2 numbers"),
         ({"kernel_sizes": [[3, 3], [2, 3], [3, 3]]}, "odd"),
         ({"strides": [[1, 1], [2, 2, 2], [2, 2]]}, "strides"),
