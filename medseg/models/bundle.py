@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medseg.core.component import Component
 from medseg.core.errors import ModelError
@@ -20,6 +21,15 @@ from medseg.io.model_archive import is_weights_name
 from medseg.models.architectures import WRAPPERS, build_network
 from medseg.models.model_json import ModelCard, read_card
 
+RANDOM = {
+    "normal_",
+    "uniform_",
+    "trunc_normal_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "xavier_uniform_",
+    "xavier_normal_",
+}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SMALLEST_FLOAT = 2  # bytes
 
@@ -152,13 +162,29 @@ def saved_folds(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, A
 _DAMAGED = "the sha256 hash (checksum) does not match model.json, so the weights are corrupt, truncated or exchanged"
 
 
+class _Unfilled(TorchFunctionMode):
+    """Random numbers are not drawn: for tensors without memory torch would import its compiler first, a second of time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 def _planned(plan: Plan, stored: int) -> nn.Module:
-    """The network of ``plan`` where ``stored`` bytes can hold its weights: an absurd one is never given memory."""
+    """The network of ``plan`` where ``stored`` bytes can hold its weights: an absurd one is never given memory.
+
+    It has no numbers yet where its weights are all that it has: random ones, soon replaced, would cost a second.
+    """
     try:
-        with torch.device("meta"):
-            numbers = sum(value.numel() for value in weights_of(network_for(plan)).state_dict().values())
+        with torch.device("meta"), _Unfilled():
+            network = network_for(plan)
+        state = weights_of(network).state_dict()
+        numbers = sum(value.numel() for value in state.values())
         if numbers * SMALLEST_FLOAT <= stored:
-            return network_for(plan)
+            held = sum(1 for _ in network.parameters()) + sum(1 for _ in network.buffers())
+            return network if held == len(state) else network_for(plan)
     except Exception as error:  # the plan's numbers need not make a network
         raise ModelError(f"the plan's architecture cannot be built: {str(error)[:300]}") from None
     raise ModelError(f"weights do not match the plan's architecture: it has {numbers} numbers, the file {stored} bytes")
@@ -172,7 +198,12 @@ def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
             f"not a valid safetensors file (header corrupt, offsets wrong or truncated): {error}"
         ) from None
     check_weights(network, state, card.plan)
-    weights_of(network).load_state_dict({key: value.float() for key, value in state.items()})
+    inner = weights_of(network)
+    kinds = {key: value.dtype for key, value in inner.state_dict().items()}
+    copies = {
+        key: value.to(kinds[key], copy=True) for key, value in state.items()
+    }  # and not the file, which may change
+    inner.load_state_dict(copies, assign=True)
 
 
 def check_weights(network: nn.Module, state: Mapping[str, Tensor], plan: Plan) -> None:
