@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -161,6 +162,14 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except OSError as error:
         raise explained(error, path) from None
+
+
+def is_plain_file(path: Path) -> bool:
+    """True where ``path`` itself is a regular file: no link, pipe, device or folder, and nothing is opened to tell."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The contract that every backend keeps, and what each adds."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from medseg.core.errors import ConfigError, ModelError, ResourceError
 from medseg.core.files import sha256_of
 from medseg.inference.backends import BACKENDS, chosen_backend, openvino_model, start
+from medseg.inference.backends import conversions as conversions_module
 from medseg.inference.backends.conversions import NotConverted
 from medseg.inference.backends.openvino_backend import load_openvino, openvino_backend
 from medseg.inference.backends.openvino_model import example_patch
@@ -157,7 +159,7 @@ def test_what_was_kept_is_read_without_the_networks_of_the_model(folder, monkeyp
     assert "networks" not in vars(model)
 
 
-def test_other_weights_are_converted_anew_and_the_old_ones_are_cleared(folder, monkeypatch):
+def test_other_weights_are_converted_anew(folder, monkeypatch):
     _, old = conversions(folder, monkeypatch)
     model = load_model(folder)
     state = {key: value + 0.1 for key, value in model.networks[0].state_dict().items()}
@@ -165,10 +167,18 @@ def test_other_weights_are_converted_anew_and_the_old_ones_are_cleared(folder, m
     made, new = conversions(folder, monkeypatch)
     assert made == 1
     assert not torch.equal(old, new)
-    assert len(list((folder.parent / "model.openvino").iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "hashed", "json"])
+def test_folds_that_run_alone_are_kept_side_by_side_and_the_oldest_goes_first(folder, monkeypatch):
+    monkeypatch.setattr(conversions_module, "MOST_KEPT", 2)
+    model, said = open_model(tiny_model(folder, plan=PLANS["3d"], folds=3)), []
+    for n, fold in enumerate([0, 1, 0, 1, 2, 1, 0]):
+        openvino_backend(model.of_folds([f"fold_{fold}"]), CPU, "f32", lambda line, n=n: said.append(n))
+    assert said == [0, 1, 4, 6]
+    assert len(list((folder.parent / "model.openvino").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "hashed", "json", "link", "pipe"])
 def test_what_was_kept_and_is_damaged_is_made_anew(folder, monkeypatch, damage):
     _, expected = conversions(folder, monkeypatch)
     (kept,) = (folder.parent / "model.openvino").iterdir()
@@ -178,6 +188,12 @@ def test_what_was_kept_and_is_damaged_is_made_anew(folder, monkeypatch, damage):
         weights.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     elif damage == "json":
         record.write_text("[1")
+    elif damage == "link":
+        weights.rename(folder.parent / "elsewhere")
+        weights.symlink_to(folder.parent / "elsewhere")
+    elif damage == "pipe":
+        record.unlink()
+        os.mkfifo(record)
     else:
         weights.write_bytes(data[:-100])
     if damage == "hashed":  # as a full disk leaves it where the library does not notice

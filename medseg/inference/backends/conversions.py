@@ -13,11 +13,12 @@ from typing import Any
 from torch import nn
 
 from medseg.core.errors import MedsegError, ModelError, OutputError, ResourceError
-from medseg.core.files import clear_unfinished, sha256_of, staged_folder, write_json
+from medseg.core.files import clear_unfinished, is_plain_file, sha256_of, staged_folder, write_json
 from medseg.models.bundle import Model
 from medseg.models.installed import converted_beside
 
 FORMAT = 1  # of what is kept
+MOST_KEPT = 4  # conversions of one model: its folds alone and together, under one version of a library or two
 
 _ONE_AT_A_TIME = Lock()
 
@@ -97,6 +98,8 @@ def _digest(key: dict[str, Any]) -> str:
 def _kept(folder: Path, key: dict[str, Any], converter: Converter) -> list[Any] | None:
     """What was kept in ``folder``; None where it is another network's, damaged, or not there."""
     names = _files(key, converter)
+    if folder.is_symlink() or not all(is_plain_file(folder / name) for name in ("conversion.json", *names)):
+        return None
     try:
         content = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
         files = content["files"]
@@ -115,7 +118,7 @@ def _files(key: dict[str, Any], converter: Converter) -> list[str]:
 
 
 def _keep(folder: Path, key: dict[str, Any], networks: Iterator[Any], converter: Converter) -> None:
-    """Write ``networks`` into ``folder``, one in memory at a time, and clear what an older conversion left beside it."""
+    """Write ``networks`` into ``folder``, one in memory at a time, and clear the oldest conversions beside it."""
     with staged_folder(folder) as staging:
         for n, network in enumerate(networks):
             converter.write(network, staging / f"fold_{n}.{converter.kinds[0]}")
@@ -123,9 +126,15 @@ def _keep(folder: Path, key: dict[str, Any], networks: Iterator[Any], converter:
         write_json(staging / "conversion.json", {"key": key, "files": files})
     clear_unfinished(folder.parent.glob(".*.tmp"))
     if folder.parent.name.endswith(f".{converter.library}"):
-        for old in folder.parent.glob(f"{converter.version}-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+        kept = [record.parent for record in sorted(folder.parent.glob("*/conversion.json"), key=_written_at)]
+        for old in [other for other in kept if other != folder][: 1 - MOST_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _written_at(path: Path) -> int:
+    with suppress(OSError):
+        return path.lstat().st_mtime_ns
+    return 0  # another process has just removed it
 
 
 def _made(model: Model, converter: Converter) -> Iterator[Any]:
