@@ -7,7 +7,7 @@ The CT is resampled to `--size` voxels. nnU-Net's PlainConvUNet with seeded weig
 number of `--structures`, is imported by `medseg models import`. Each run is a process of its own; medseg on each of
 `--backends` and nnU-Net take turns, `--rounds` times, on the same windows, weights and number of threads, without mirroring;
 the medians count. The bare network runs beside the job: before every `--bare-every`th window the same patch goes through it
-alone. `--coarser 1.5` plans a grid of voxels 1.5 times as long as the scan's, so that the job resamples in and out.
+alone, to its logits. `--coarser 1.5` plans a grid of voxels 1.5 times as long as the scan's, so that the job resamples in and out.
 
 `--stand-in` makes logits from intensities in place of a network: time and memory of everything else at full size. `--start`
 measures the time from the start of `medseg infer` to its end less its stages. Seconds are of the clock, and of the CPU in
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--coarser", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--bare-every", type=int, default=1)
+    parser.add_argument("--bare-every", type=int, default=1, help="0: never, as where memory is measured")
     parser.add_argument("--options", default="{}", help='of Segmenter.load, as JSON, such as {"accumulators": "f16"}')
     parser.add_argument("--no-peer", action="store_true", help="medseg alone")
     parser.add_argument("--peer-memory", type=float, help="GiB that nnU-Net may take; it fails beyond")
@@ -151,6 +151,7 @@ def worker(
     import torch
 
     import medseg.inference.segment as engine
+    from medseg.inference.backends import start
     from medseg.inference.segmenter import Segmenter
     from medseg.io.scan import DEFAULTS
 
@@ -158,15 +159,20 @@ def worker(
     asked = {"backend": backend, "precision": precision, "mirror": "off", **options}
     segmenter = Segmenter.load(model, device="cpu", **asked)
     stages = Stages()
-    network = segmenter.predict
+    network, every = segmenter.predict, 0 if standing_in else every
     if standing_in:
         network = stand_in(segmenter.plan.structure_labels.outputs)
-    bare, forward = stages.inside("bare", network), stages.inside("forward", network)
+        segmenter = dataclasses.replace(segmenter, head=None)
+    whole = network
+    if every and segmenter.head:  # the network to its last layer, which medseg runs after blending
+        entire = dataclasses.replace(segmenter.model, headless=False)
+        (whole,) = start(entire, segmenter.device, backend=backend, precision=precision).predicts
+    bare, forward = stages.inside("bare", whole), stages.inside("forward", network)
     beside = 0
 
     def predict(patches: torch.Tensor) -> torch.Tensor:
         nonlocal beside
-        if not standing_in and beside % every == 0:
+        if every and beside % every == 0:
             bare(patches)
         beside += 1
         return forward(patches)

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import torch
+from torch import Tensor
 
 from medseg.core.errors import ConfigError, ResourceError
+from medseg.inference.stream import Predict
+
+_TURNS: dict[str, Lock] = {}  # one for each device of this process, whatever model runs there
+_turns = Lock()
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,3 +105,16 @@ def gpus() -> int:
 def use_threads(count: int) -> None:
     """Let torch work with ``count`` CPU threads in this process."""
     torch.set_num_threads(count)
+
+
+def in_turn(predict: Predict, device: torch.device) -> Predict:
+    """``predict``, where calls that meet on one device wait for each other."""
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    with _turns:
+        turn = _TURNS.setdefault(f"{device.type}:{index}", Lock())
+
+    def alone(patches: Tensor) -> Tensor:
+        with turn:
+            return predict(patches)
+
+    return alone

@@ -21,6 +21,7 @@ from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
 from medseg.inference.windows import Triple, window_starts
+from medseg.models.head import SLAB_VALUES
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
@@ -62,14 +63,15 @@ def fitted(
     predict: Predict,
     say: Callable[[str], None],
     *,
+    held: int,
     whole: int = 0,
     maps: int = 0,
 ) -> InferenceSettings:
     """``settings`` that hold no more than their ``max_memory``: as asked, else fewer windows at once, else f16 sums.
 
-    ``frame`` is the grid of the part that is segmented of a scan of ``whole`` voxels; so many ``maps`` are recorded. ``say``
-    is told the estimate. What the network needs is measured on one window without content. Raises ResourceError, which says
-    what is needed, where even the least does not fit.
+    ``frame`` is the grid of the part that is segmented of a scan of ``whole`` voxels; ``held`` values of a voxel are blended,
+    and so many ``maps`` are recorded. ``say`` is told the estimate. What the network needs is measured on one window without
+    content. Raises ResourceError, which says what is needed, where even the least does not fit.
     """
     given = settings.max_memory
     kinds: list[Literal["f32", "f16", "nnunet"]]
@@ -79,7 +81,9 @@ def fitted(
     process = resident_bytes()
 
     def estimated(trial: InferenceSettings, network: int) -> Estimate:
-        return _estimate(frame, plan, trial, process, network, whole=max(whole, prod(frame.shape)), maps=maps)
+        return _estimate(
+            frame, plan, trial, process, network, held=held, whole=max(whole, prod(frame.shape)), maps=maps
+        )
 
     _check(given, estimated(replace(settings, accumulators=kinds[-1], batch=1), 0))
     network = _peak_of(lambda: predict(torch.zeros(1, plan.channels, *plan.patch_size)))
@@ -125,9 +129,17 @@ def _check(given: int, estimate: Estimate) -> None:
 
 
 def _estimate(
-    frame: Geometry, plan: Plan, settings: InferenceSettings, process: int, network: int, *, whole: int, maps: int
+    frame: Geometry,
+    plan: Plan,
+    settings: InferenceSettings,
+    process: int,
+    network: int,
+    *,
+    held: int,
+    whole: int,
+    maps: int,
 ) -> Estimate:
-    """``process`` is held already; ``network`` is needed for one window at a time; ``whole`` and ``maps`` as in ``fitted``."""
+    """``process`` is held already; ``network`` is needed for one window at a time; the others as in ``fitted``."""
     source = shape_for(frame, plan)
     labels, window = plan.structure_labels, plan.patch_size
     outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
@@ -136,7 +148,8 @@ def _estimate(
     planes = source != frame.shape or maps > 0
     starts = sorted(window_starts(outer, window, settings.overlap), key=lambda s: [s[a] for a in order])
     voxels = most_voxels(starts, window, cuts_for(starts, window, outer, order, planes=planes))
-    sums = labels.outputs * DTYPES[settings.accumulators].itemsize
+    sums = held * DTYPES[settings.accumulators].itemsize
+    logits = labels.outputs * (4 if held < labels.outputs else DTYPES[settings.accumulators].itemsize)
     scan, made, label = prod(frame.shape), prod(source), labels.channel_dtype.itemsize
     windows_only = is_by_window(frame, plan)  # no copy of the scan is made
     per_voxel = max(INTENSITY_BYTES.get(intensity.scheme.name, OTHER_BYTES) for intensity in plan.intensity)
@@ -147,12 +160,14 @@ def _estimate(
         if windows_only
         else 4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
         prepared=0 if windows_only else 4 * plan.channels * (made if outer == source else made + prod(outer)),
-        blending=(sums + 4) * voxels + min(CONSTANT_BYTES, labels.outputs * prod(window) * 4),
+        blending=(sums + 4) * voxels + min(CONSTANT_BYTES, held * prod(window) * 4),
         network=network * settings.batch,
-        # Where a slab begins: a few planes of all outputs, and each output's extremes.
-        restoring=8 * plane * (sums + labels.outputs * 4) if planes else 0,
+        # Where a slab begins: a few planes of all outputs, and each output's extremes; of features their logits before.
+        restoring=8 * plane * (logits + labels.outputs * 4) + 4 * SLAB_VALUES * (held < labels.outputs)
+        if planes
+        else 0,
         # A block of all outputs and what is made of it, planes of all outputs, and the planes of all maps.
-        recording=28 * BLOCK_VALUES + 4 * sums * plane + 4 * maps * (scan // frame.shape[order[0]]) if maps else 0,
+        recording=28 * BLOCK_VALUES + 4 * logits * plane + 4 * maps * (scan // frame.shape[order[0]]) if maps else 0,
         label_map=scan * label,
         # The label map is cut out, turned and written; or its pieces are numbered; or one map after the other is turned.
         finishing=whole * max(3 * label, 2 * label + 8 if settings.postprocess else 0, 2 * label + 6 if maps else 0),

@@ -35,6 +35,7 @@ from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict, stream_bricks, window_order
 from medseg.inference.windows import BLENDS
 from medseg.io.recorded import Recorded
+from medseg.models.head import Head
 
 USUAL = InferenceSettings()
 BORDER: dict[Outputs, float] = {"logits": 0.0, "probabilities": 0.5}
@@ -77,13 +78,15 @@ def segment(
     record: Recorded | None = None,
     expected: ExpectedDice | None = None,
     scout: Scout | None = None,
+    head: Head | None = None,
     always: Collection[str] = (),
     progress: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmented:
     """Segment ``volume`` (C, I, J, K) with the plan's windows and Gaussian blend; regions write in their order.
 
-    ``outputs`` is what ``predict`` gives: logits, or the probabilities of an ensemble.
+    ``outputs`` is what ``predict`` gives: logits, or the probabilities of an ensemble. With a ``head`` it gives the features
+    from which that makes logits, once windows are blended.
 
     Stored in any of the 48 orders, the same voxels get the same labels. A sheared scan is segmented on ``upright`` of its
     grid, and each of its voxels gets the label of the nearest one there. Logits of all classes exist for one slab of
@@ -98,18 +101,20 @@ def segment(
     if settings.refine is not None and record is None:
         with Recorded(Path(gettempdir()), probabilities=True, entropy=False) as own:
             told: dict[str, Any] = {"expected": expected, "progress": progress, "say": say}
-            return segment(volume, plan, predict, settings=settings, outputs=outputs, record=own, **told)
+            return segment(volume, plan, predict, settings=settings, outputs=outputs, record=own, head=head, **told)
     labels = plan.structure_labels
     scout = scout or Scout(predict, outputs=outputs)
     predict = stepping_down(predict, say)
+    held = head.features if head else labels.outputs
     if settings.mirror:
-        kept = range(labels.outputs)
-        swaps = labels.output_swaps if settings.mirror_labels == "swapped" and 0 in settings.mirror else kept
+        kept = range(held)
+        swapped = head is None and settings.mirror_labels == "swapped" and 0 in settings.mirror
+        swaps = labels.output_swaps if swapped else kept
         predict = mirrored(predict, settings.mirror, swaps)
     frame, box = framed(volume, plan)
     maps = 0 if record is None else labels.outputs * record.probabilities + record.entropy
     voxels = int(np.prod(volume.geometry.shape))
-    settings = fitted(frame.geometry, plan, settings, predict, say, whole=voxels, maps=maps)
+    settings = fitted(frame.geometry, plan, settings, predict, say, held=held, whole=voxels, maps=maps)
     clock = [time.perf_counter()]
     image = by_window(frame, plan) if is_by_window(frame.geometry, plan) else resampled(frame, plan).data
     clock.append(time.perf_counter())
@@ -148,14 +153,14 @@ def segment(
         return stream_bricks(
             image,
             timed,
-            channels=labels.outputs,
+            channels=held,
             window=plan.patch_size,
             order=order_of_windows,
             planes=planes,
             overlap=overlap,
             batch=settings.batch,
             dtype=DTYPES[settings.accumulators],
-            exclusive=not labels.regions,
+            exclusive=not labels.regions and head is None,
             as_nnunet=settings.accumulators == "nnunet",
             weigh=BLENDS[plan.feed.blend],
             within=within,
@@ -163,7 +168,10 @@ def segment(
         )
 
     def slabs_of(*asked: Any) -> Iterator[Tensor]:
-        return (mean.movedim(axis + 1, 1) for _, mean in bricks(*asked))
+        for _, mean in bricks(*asked):
+            slab = mean.movedim(axis + 1, 1)
+            yield from (slab,) if head is None else head.slabs(slab)
+            del mean, slab
 
     channels = np.zeros(target, labels.channel_dtype)
     decide = _decision(plan, settings, outputs)
@@ -174,10 +182,12 @@ def segment(
         into = channels if part is None else channels[part]
         within = None if part is None else needed(part, source, target, orders)
         if by_brick:
-            for box, logits in bricks("windows", predict, settings.overlap, within, planes=False):
-                into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
-                if expected is not None:
-                    expected.add(logits, outputs)
+            for brick, mean in bricks("windows", predict, settings.overlap, within, planes=False):
+                for box, logits in ((brick, mean),) if head is None else head.pieces(brick, mean):
+                    into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
+                    if expected is not None:
+                        expected.add(logits, outputs)
+                del mean, logits
             return
         slabs = slabs_of("windows", predict, settings.overlap, within)
         if expected is not None:

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,11 +35,10 @@ if TYPE_CHECKING:
     from medseg.inference.roi import Scout
     from medseg.inference.stream import Predict
     from medseg.models.bundle import Model
+    from medseg.models.head import Head
     from medseg.models.model_json import ModelCard
 
 _ADVICE = "crop the scan, close other programs, or use a device with more memory"
-_TURNS: dict[str, Lock] = {}  # one for each device of this process, whatever model runs there
-_turns = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +62,7 @@ class Segmenter:
     say: Callable[[str], None] = lambda line: None
     dice_predictor: DicePredictor | None = None
     scout: "Scout | None" = None
+    head: "Head | None" = None
 
     @classmethod
     def load(
@@ -82,8 +81,9 @@ class Segmenter:
         Raises ModelError for the model, ConfigError for an option, ResourceError for a device that is not there.
         """
         from medseg.inference.backends import start
-        from medseg.inference.device import choose_device
+        from medseg.inference.device import choose_device, in_turn
         from medseg.inference.ensemble import ensembled, outputs_of
+        from medseg.inference.features import blends_features
         from medseg.inference.roi import Scout
         from medseg.models.bundle import open_model
         from medseg.models.installed import find_model
@@ -97,6 +97,7 @@ class Segmenter:
         _check_intensities(loaded)
         settings = settings_for(asked, loaded.card.inference, loaded.plan, weights=tuple(loaded.card.weights))
         loaded = loaded.of_folds(settings.folds)
+        loaded = replace(loaded, headless=blends_features(loaded, settings))
         running = start(loaded, chosen, backend=settings.backend, precision=settings.precision, say=say)
         settings = replace(settings, backend=running.backend, precision=running.precision)
         outputs = outputs_of(len(running.predicts), settings.ensemble)
@@ -105,8 +106,9 @@ class Segmenter:
         if settings.roi and dice is not None:
             say("predicted Dice needs the whole scan's probabilities: with roi there is none")
             dice = None
-        scout = Scout(_in_turn(running.predicts[0], chosen), len(running.predicts))
-        return cls(loaded, chosen, _in_turn(predict, chosen), settings, outputs, say, dice, scout)
+        scout = Scout(in_turn(running.predicts[0], chosen), len(running.predicts))
+        head = loaded.head(0) if loaded.headless else None
+        return cls(loaded, chosen, in_turn(predict, chosen), settings, outputs, say, dice, scout, head)
 
     @property
     def plan(self) -> Plan:
@@ -177,6 +179,7 @@ class Segmenter:
                 record=record,
                 expected=expected,
                 scout=self.scout,
+                head=self.head,
                 always=always_there(self.model.card.fingerprint),
                 progress=progress,
                 say=self.say,
@@ -267,21 +270,6 @@ def open_for(card: "ModelCard", paths: Sequence[Path], options: ReadOptions) -> 
         if scan.flat and plan.dimensions == 3:
             raise DataError(f"{shown(paths[0])}: a 2D picture, but the model {card.name} is 3D; give a 3D scan")
         yield scan
-
-
-def _in_turn(predict: "Predict", device: "torch.device") -> "Predict":
-    """``predict``, where calls that meet on one device wait for each other."""
-    import torch
-
-    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-    with _turns:
-        turn = _TURNS.setdefault(f"{device.type}:{index}", Lock())
-
-    def alone(patches: "torch.Tensor") -> "torch.Tensor":
-        with turn:
-            return predict(patches)
-
-    return alone
 
 
 def _check_intensities(model: "Model") -> None:

@@ -19,6 +19,7 @@ from medseg.core.labels import Labels
 from medseg.core.plan import Plan
 from medseg.io.model_archive import is_weights_name
 from medseg.models.architectures import WRAPPERS, build_network
+from medseg.models.head import Head, cut_head, features_of, head_key
 from medseg.models.model_json import ModelCard, read_card
 
 RANDOM = {
@@ -36,11 +37,15 @@ SMALLEST_FLOAT = 2  # bytes
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A verified model folder: its card, one network per fold, and the hash that names it in results."""
+    """A verified model folder: its card, one network per fold, and the hash that names it in results.
+
+    ``headless``: its networks give the features from which their last layer would make logits.
+    """
 
     folder: Path
     card: ModelCard
     sha256: str
+    headless: bool = False
 
     @cached_property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -59,7 +64,20 @@ class Model:
         except ModelError as error:
             raise ModelError(f"{file}: {'' if self._intact(file) else _DAMAGED + '; '}{error}") from None
         self.check_hash(fold)
+        if self.headless and (key := head_key(self.plan)):
+            cut_head(network, key)
         return network
+
+    def head(self, fold: int) -> Head:
+        """The last layer of a fold's network, which was verified before. Raises ModelError where it has none."""
+        key = head_key(self.plan)
+        if key is None:
+            raise ModelError(
+                f"{self.folder}: the network {self.plan.architecture.name} has no last layer to take apart"
+            )
+        with safetensors.safe_open(self.weights()[fold], framework="pt") as file:
+            weight, bias = (file.get_tensor(f"{key}.{part}").float() for part in ("weight", "bias"))
+        return Head(weight.flatten(1), bias)
 
     def check_hash(self, fold: int) -> None:
         """Raise ModelError where the weights of a fold are not those that model.json names."""
@@ -89,6 +107,11 @@ class Model:
             file: digest for file, digest in self.card.weights.items() if file.removesuffix(".safetensors") in names
         }
         return replace(self, card=self.card.model_copy(update={"weights": kept})) if kept else self
+
+    @property
+    def outputs(self) -> int:
+        """How many values a network gives for a voxel."""
+        return features_of(self.plan) if self.headless else self.plan.structure_labels.outputs
 
     @property
     def plan(self) -> Plan:

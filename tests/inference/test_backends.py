@@ -78,7 +78,7 @@ def test_every_backend_gives_the_logits_of_each_fold_that_torch_gives(name, plan
             assert (logits - expected).abs().max() < TOLERANCE["f32"] * expected.std()
             assert torch.equal(predict(patches), logits), "the same patches, the same logits"
             assert torch.equal(predict(patches[-1:])[0], logits[-1]) or name == "torch", "whatever the batch"
-            earlier.append((logits, logits.clone()))
+            earlier.append((logits[:, 1:], logits[:, 1:].clone()))  # a view keeps its memory
     assert all(torch.equal(*pair) for pair in earlier), "later calls do not write into earlier results"
 
 

@@ -46,7 +46,7 @@ def steady(monkeypatch):
 def fit(gives: int | None, **asked) -> InferenceSettings:
     frame = Geometry((100, 90, 80), np.diag([3.0, 3.0, 3.0, 1.0]))
     said: list[str] = []
-    found = fitted(frame, plan_of(MANY), InferenceSettings(max_memory=gives, **asked), outputs, said.append)
+    found = fitted(frame, plan_of(MANY), InferenceSettings(max_memory=gives, **asked), outputs, said.append, held=50)
     assert len(said) == (gives is not None)
     return found
 

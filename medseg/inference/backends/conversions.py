@@ -85,7 +85,8 @@ def _key(model: Model, converter: Converter) -> dict[str, Any]:
         "weights": dict(sorted(model.card.weights.items())),
         "architecture": plan.architecture.model_dump(mode="json"),
         "patch": [plan.channels, *plan.patch_size],
-        "outputs": plan.structure_labels.outputs,
+        "outputs": model.outputs,
+        "headless": model.headless,
         "dimensions": plan.dimensions,
         "slice_axis": plan.slice_axis,
     }

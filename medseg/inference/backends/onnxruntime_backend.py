@@ -59,8 +59,7 @@ def onnxruntime_backend(
         read=session,
         take=take,
     )
-    outputs = model.plan.structure_labels.outputs
-    return tuple(_predict(one, outputs) for one in converted(model, converter, say))
+    return tuple(_predict(one, model.outputs) for one in converted(model, converter, say))
 
 
 def _predict(session: Any, outputs: int) -> Predict:
