@@ -124,6 +124,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_json(content: Any) -> str:
+    """sha256 of JSON in one line with sorted keys: equal contents, equal hashes."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8", "backslashreplace")).hexdigest()
+
+
 def make_folder(path: Path) -> Path:
     """Create ``path`` and its parents. Raises OutputError on a read-only place."""
     try:

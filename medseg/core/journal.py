@@ -6,23 +6,26 @@ names, so that at every moment each record has its files, and files without a re
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from medseg.core.errors import DiskFullError, MedsegError, OutputError
+from medseg.core.files import is_plain_file
 
 NAME = "journal.sqlite"
+_BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside it, and opens without a look
 FORMAT = "1"
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, record TEXT, sha256 TEXT) WITHOUT ROWID",
-)
+_TABLES = {
+    "run": "CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "cases": "CREATE TABLE IF NOT EXISTS cases (name TEXT PRIMARY KEY, record TEXT, sha256 TEXT) WITHOUT ROWID",
+}
 # EXCLUSIVE: the run lock lets one process in anyway, and WAL then needs no shared memory, which network disks lack.
-_SETTINGS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
+_SETTINGS = ("trusted_schema=OFF", "locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
 Record = dict[str, Any]
 
 
@@ -45,7 +48,7 @@ class Journal:
                 if sound != "ok":
                     raise sqlite3.DatabaseError(sound)
                 with self._transaction():
-                    for table in _TABLES:
+                    for table in _TABLES.values():
                         self._connection.execute(table)
             except BaseException:
                 self._connection.close()
@@ -53,17 +56,26 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def opened(cls, folder: Path, identity: Mapping[str, Any], *, anew: bool = False) -> Iterator["Journal"]:
+    def opened(
+        cls, folder: Path, identity: Mapping[str, Any], *, also: Sequence[Mapping[str, Any]] = (), anew: bool = False
+    ) -> Iterator["Journal"]:
         """The journal in ``folder``, made if there is none, for the block. With ``anew`` what it held is forgotten.
 
-        ``identity`` is JSON: all that decides results beside the scans, such as the model's hash and the settings. Raises
-        OutputError, naming both, where the journal was begun with another one.
+        ``identity`` is JSON: all that decides results beside the scans, such as the model's hashes and the settings; one
+        that was begun with one of ``also``, other words for the same, is taken up with ``identity``. Raises OutputError,
+        naming both, where the journal was begun with another one, and where something else than a file has its name.
         """
+        for place in (folder / f"{NAME}{suffix}" for suffix in ("", *_BESIDE)):
+            if os.path.lexists(place) and not is_plain_file(place):
+                raise OutputError(
+                    f"{place}: is no plain file (a folder, link, pipe or device), where the journal of the cases stands; move "
+                    "it away, or choose another --output"
+                )
         if anew:
             cls._remove_damaged(folder)
         journal = cls(folder)
         try:
-            journal._begin({"format": FORMAT, **{key: _text(value) for key, value in identity.items()}}, anew=anew)
+            journal._begin(*map(_as_text, (identity, *also)), anew=anew)
             yield journal
         finally:
             journal._connection.close()
@@ -74,22 +86,25 @@ class Journal:
         try:
             cls(folder)._connection.close()
         except OutputError:
-            for suffix in ("-wal", "-shm", ""):
+            for suffix in (*_BESIDE, ""):
                 with suppress(OSError):
                     folder.joinpath(NAME + suffix).unlink()
 
-    def _begin(self, identity: Mapping[str, str], *, anew: bool) -> None:
+    def _begin(self, identity: Mapping[str, str], *others: Mapping[str, str], anew: bool) -> None:
         with self._told(), self._lock, self._transaction():
             if anew:
-                self._connection.execute("DELETE FROM run")
-                self._connection.execute("DELETE FROM cases")
+                for name, table in _TABLES.items():
+                    self._connection.execute(f"DROP TABLE {name}")
+                    self._connection.execute(table)
             before = dict(self._connection.execute("SELECT key, value FROM run"))
-            if not before:
-                self._connection.executemany("INSERT INTO run VALUES (?, ?)", list(identity.items()))
-            elif before != identity:
+            if before in others:
+                self._connection.execute("DELETE FROM run")
+            elif before and before != identity:
+                told = next((one for one in others if _words(one) == _words(before)), identity)
                 raise OutputError(
-                    f"{self._path.parent}: {_difference(before, identity)}; choose another --output, or start over with --force"
+                    f"{self._path.parent}: {_difference(before, told)}; choose another --output, or start over with --force"
                 )
+            self._connection.executemany("INSERT OR IGNORE INTO run VALUES (?, ?)", list(identity.items()))
 
     def expect(self, names: list[str]) -> None:
         """Note that files of these cases may be made from now on, so that what is found of them later is known as ours."""
@@ -117,8 +132,14 @@ class Journal:
     def records(self) -> dict[str, Record]:
         """What stands here of each case that is done, by name in order; a record that changed on the disk is none."""
         with self._told(), self._lock:
-            rows = self._connection.execute("SELECT * FROM cases WHERE record IS NOT NULL ORDER BY name").fetchall()
-        return {_name(key): json.loads(text) for key, text, digest in rows if _hash(text) == digest}
+            rows = self._connection.execute(
+                "SELECT name, record, sha256 FROM cases WHERE record IS NOT NULL ORDER BY name"
+            ).fetchall()
+            return {_name(key): _record(text) for key, text, digest in rows if _hash(text) == digest}
+
+    def foreign(self, name: str, why: str) -> OutputError:
+        """The error for a record of case ``name`` that no run can have written; ``why`` says how that shows."""
+        return self._foreign(f"the record of case {name}: {why}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -137,6 +158,8 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise self._explained(error) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:  # what stands in a row is no JSON
+            raise self._foreign(f"{type(error).__name__}: {error}") from error
 
     def _explained(self, error: sqlite3.Error) -> MedsegError:
         primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -145,11 +168,14 @@ class Journal:
                 f"{self._path}: the disk is full or failing ({error}); free some space and run again, what is done is kept"
             )
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, 0):
-            return OutputError(
-                f"{self._path}: this journal is damaged or not one of medseg's ({error}); choose another --output, or start "
-                "over with --force"
-            )
+            return self._foreign(str(error))
         return OutputError(f"{self._path}: this journal cannot be used ({error}); choose another --output")
+
+    def _foreign(self, why: str) -> OutputError:
+        return OutputError(
+            f"{self._path}: this journal is damaged or not one of medseg's ({why}); choose another --output, or start over "
+            "with --force"
+        )
 
 
 def _key(name: str) -> str:
@@ -159,6 +185,23 @@ def _key(name: str) -> str:
 
 def _name(key: str) -> str:
     return str(json.loads(f'"{key}"'))
+
+
+def _as_text(identity: Mapping[str, Any]) -> dict[str, str]:
+    return {"format": FORMAT, **{key: _text(value) for key, value in identity.items()}}
+
+
+def _words(identity: Mapping[str, str]) -> dict[str, list[str]]:
+    """In which words an identity is told, whatever they say."""
+    parts = {key: json.loads(value) for key, value in identity.items()}
+    return {key: sorted(value) if isinstance(value, dict) else [] for key, value in parts.items()}
+
+
+def _record(text: str) -> Record:
+    """Raises ValueError where ``text`` is none that ``write`` writes."""
+    record: Record = json.loads(text)
+    json.dumps(record, allow_nan=False)
+    return record
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.core.case import has_image_suffix
 from medseg.core.errors import ConfigError, Interrupted
-from medseg.core.files import check_writable, make_folder
+from medseg.core.files import check_writable, make_folder, sha256_of_json
 from medseg.core.interrupt import StopFlag, Stopped, stop_flag
 from medseg.core.journal import Journal
 from medseg.core.lock import run_lock
@@ -18,8 +18,8 @@ from medseg.inference.settings import InferenceOptions
 from medseg.io.outputs import check_apart, check_free
 from medseg.io.scan import DEFAULTS, ReadOptions
 from medseg.io.targets import check_target_free, check_targets, place_of, target_in
-from medseg.workflows.cohort_case import Common, Executor, Order, Record, changes, pipelined
-from medseg.workflows.cohort_results import write_page, write_results
+from medseg.workflows.cohort_case import Common, Executor, Order, Record, changes, pipelined, why_no_record
+from medseg.workflows.cohort_results import check_results_free, write_page, write_results
 from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, Job, Say
 
 _HASHING_THREADS = 4
@@ -83,15 +83,20 @@ def cohort(
     orders = _orders(
         as_cases(found, job.segmenter.plan.channel_names or ("",) * job.segmenter.plan.channels), output, job
     )
+    identity, earlier = _identity(job, common)
     with (
         run_lock(make_folder(output)),
-        Journal.opened(output, _identity(job, common), anew=force) as journal,
+        Journal.opened(output, identity, also=(earlier,), anew=force) as journal,
         stop_flag() as stop,
     ):
-        _check_free(orders, job, journal.expected(), force=force)
+        ours, records = journal.expected(), journal.records()
+        for name, record in records.items():
+            if why := why_no_record(record, name):
+                raise journal.foreign(name, why)
+        _check_free(orders, job, ours, force=force)
+        check_results_free(output, begun=bool(ours) or force)
         journal.expect([order.name for order in orders])
         targets = {order.name: Path(order.target) for order in orders}
-        records = journal.records()
         try:
             with stop.at_once():
                 _check_records(records, journal, orders, output, options, progress, say)
@@ -126,11 +131,24 @@ def _settings(job: Job, common: Common) -> dict[str, Any]:
     return job.segmenter.settings.as_json() | read | {"outputs": sorted(common.also)}
 
 
-def _identity(job: Job, common: Common) -> dict[str, Any]:
-    """What two runs into one folder must have in common: the model by its hash, and the settings but for time and memory."""
+def _identity(job: Job, common: Common) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What two runs into one folder must have in common, and the words of the first journals for the same.
+
+    Of the model all that can change a label map or a remark on it. What `medseg tune` writes into model.json is not: only
+    the settings that a run comes to count, and the Dice to expect of a case is that which was known when it was done. The
+    first journals have the hash of the whole model.json.
+    """
     settings = {key: value for key, value in _settings(job, common).items() if key not in _COSTS}
-    return {
-        "model": {"name": job.segmenter.model.card.name, "sha256": job.segmenter.model.sha256},
+    model, card = job.segmenter.model, job.segmenter.model.card
+    deciding = {
+        "weights": card.weights,
+        "plan": card.plan.model_dump(mode="json"),
+        "structures": [card.labels, {name: own.model_dump(mode="json") for name, own in card.structures.items()}],
+        "fingerprint": card.fingerprint and card.fingerprint.model_dump(mode="json"),
+    }
+    told = {"name": card.name, **{part: sha256_of_json(content) for part, content in deciding.items()}}
+    return {"model": told, "settings": settings}, {
+        "model": {"name": card.name, "sha256": model.sha256},
         "settings": settings,
     }
 

@@ -16,6 +16,7 @@ from medseg.inference.settings import InferenceOptions
 from medseg.io.scan import DEFAULTS, ReadOptions
 from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, InferResult, Job, Opened, Say, hash_of
 
+_MOST = 1e15  # no time in seconds and no volume is beyond it; NaN and infinity are not within it
 Record = dict[str, Any]
 Done = Callable[[Record], None]
 
@@ -196,6 +197,51 @@ def not_done(order: Order, status: str, error: str | None) -> Record:
     }
 
 
+_NUMBER = int, float
+_PARTS: dict[str, tuple[type | tuple[type, ...], type | tuple[type, ...]]] = {
+    **{"case": (str, ()), "status": (str, ()), "label_map": (str, ()), "device": (str, ()), "error": (type(None), ())},
+    **{"windows": (int, ()), "review": (bool, ()), "scan": (list, dict), "warnings": (list, str)},
+    **{"outputs": (dict, str), "volumes_ml": (dict, _NUMBER), "seconds": (dict, _NUMBER), "predicted_dice": (dict, dict)},
+}
+"""Of the record of a case that is done: what each part is, and what is in it."""
+_SINCE = {"review": False, "predicted_dice": {}}  # what the first journals had not
+
+
+def why_no_record(record: Any, name: str) -> str:
+    """Why a journal's ``record`` of case ``name`` is none of a case that is done; empty where it is one."""
+    if not isinstance(record, dict):
+        return f"it is {_brief(record)}"
+    whole = _SINCE | record
+    for part in sorted(_PARTS.keys() | whole.keys()):
+        kind, inner = _PARTS.get(part, ((), ()))
+        value = whole.get(part)
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if part not in whole or not isinstance(value, kind) or not all(isinstance(one, inner) for one in held):
+            return f"its part {_brief(part)} is {_brief(value) if part in whole else 'missing'}"
+    dice = [one for figures in whole["predicted_dice"].values() for one in figures.items()]
+    figures = [value for key, value in dice if key != "why" and value is not None]
+    numbers = [whole["windows"], *whole["volumes_ml"].values(), *whole["seconds"].values(), *figures]
+    if wrong := [n for n in numbers if not (isinstance(n, _NUMBER) and abs(n) < _MOST)]:
+        return f"{_brief(wrong[0])} in it is no number of ours"
+    if (whole["case"], whole["status"]) != (name, "done"):
+        return f"it is that of {_brief(whole['case'])}, {_brief(whole['status'])}"
+    sources = [source.get(part) for source in whole["scan"] for part in ("path", "sha256")]
+    if not sources or not all(isinstance(source, str) for source in sources):
+        return "its scan has no path or no hash"
+    strays = [place for place in (whole["label_map"], *whole["outputs"]) if not _is_below(place)]
+    return f"its file {_brief(strays[0])} does not lie in the output folder" if strays else ""
+
+
+def _brief(value: Any) -> str:
+    return repr(value)[:100]
+
+
+def _is_below(place: str) -> bool:
+    """Whether the relative path ``place`` stays in its folder, and can be the name of a file at all."""
+    path = Path(place)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in place
+
+
 def changes(record: Record, order: Order, folder: Path, options: ReadOptions) -> str:
     """Why a recorded case must be done again, in words: its scan or its files are not those of the record; empty where not."""
     try:
@@ -206,8 +252,10 @@ def changes(record: Record, order: Order, folder: Path, options: ReadOptions) ->
         return "its scan changed since"
     for name, digest in record["outputs"].items():
         try:
-            if sha256_of(folder / name) != digest:
+            if not (folder / name).exists():
+                return f"{name} is not there any more"
+            if not (folder / name).is_file() or sha256_of(folder / name) != digest:
                 return f"{name} changed since"
-        except OSError:
-            return f"{name} is not there any more"
+        except OSError as error:
+            return f"{name} cannot be read any more ({error.strerror or error})"
     return ""

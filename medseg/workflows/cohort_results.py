@@ -9,7 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from medseg.core.files import json_bytes, write_durable, write_together
+from medseg.core.errors import OutputError
+from medseg.core.files import is_there, json_bytes, write_durable, write_together
 from medseg.core.provenance import provenance
 from medseg.io.targets import place_of
 from medseg.report.result_preview import preview_path
@@ -17,6 +18,13 @@ from medseg.workflows.cohort_case import Order, Record, not_done
 from medseg.workflows.infer_case import Job
 
 CSV, JSON, PAGE = "results.csv", "results.json", "results.html"
+
+
+def check_results_free(folder: Path, *, begun: bool) -> None:
+    """Raise OutputError where a file that no run can have made, or a folder, is in the place of the results."""
+    for place in (folder / name for name in (CSV, JSON, PAGE)):
+        if place.is_dir() or (is_there(place) and not begun):
+            raise OutputError(f"{place}: is there already, and no run into this folder made it; choose another --output")
 
 
 def write_results(

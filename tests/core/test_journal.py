@@ -1,5 +1,6 @@
 """The journal of a cohort: what stands in it stands after a kill, for one identity, whatever the names."""
 
+import hashlib
 import os
 import resource
 import signal
@@ -90,6 +91,82 @@ def test_a_record_that_changed_on_the_disk_is_none(tmp_path):
     raw.close()
     with opened(tmp_path) as journal:
         assert journal.records() == {"b": RECORD}
+
+
+def forged(folder, statement, *values):
+    with opened(folder) as journal:
+        journal.write("a", RECORD)
+    raw = sqlite3.connect(folder / NAME)
+    raw.execute(statement, values)
+    raw.commit()
+    raw.close()
+    return (folder / NAME).read_bytes()
+
+
+def hashed(text):
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        *(
+            ("UPDATE cases SET record = ?, sha256 = ?", hashed(text))
+            for text in ("no JSON", '{"seconds": NaN}', '{"seconds": 1e999}', "[" * 99_999)
+        ),
+        ("UPDATE cases SET record = ?", [b"bytes"]),
+        ("UPDATE cases SET name = ?", ['"']),
+        ("UPDATE cases SET record = CAST(x'ff' AS TEXT)", []),
+        ("UPDATE run SET value = ? WHERE key = 'settings'", ["no JSON"]),
+        ("UPDATE run SET value = ? WHERE key = 'settings'", [b"\xff"]),
+        ("ALTER TABLE cases DROP COLUMN sha256", []),
+    ],
+)
+def test_rows_that_no_run_wrote_are_refused_and_stay_until_told_to_start_over(tmp_path, statement, values):
+    before = forged(tmp_path, statement, *values)
+
+    def use():
+        with opened(tmp_path) as journal:
+            journal.expected()
+            journal.records()
+
+    with pytest.raises(OutputError, match=r"damaged or not one of medseg's \(.*--force") as caught:
+        use()
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / NAME).read_bytes() == before
+    with opened(tmp_path, anew=True) as journal:
+        journal.write("a", RECORD)
+        assert journal.records() == {"a": RECORD}
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "loop"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_is_no_plain_file_is_not_opened_and_stays(tmp_path, suffix, kind, anew):
+    place = tmp_path / f"{NAME}{suffix}"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(place if kind == "loop" else "/dev/zero")
+    with pytest.raises(OutputError, match=f"{place.name}: is no plain file"), opened(tmp_path, anew=anew):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
+def test_one_identity_in_other_words_is_taken_up_and_another_one_told_in_its_own_words(tmp_path):
+    with opened(tmp_path) as journal:
+        journal.write("a", RECORD)
+    now = {"model": {"name": "liver", "weights": "w"}, "settings": IDENTITY["settings"]}
+    other = {"model": {"name": "liver", "sha256": "bb"}, "settings": IDENTITY["settings"]}
+    words = r'was begun with model sha256="aa", but this run has model sha256="bb";'
+    with pytest.raises(OutputError, match=words), Journal.opened(tmp_path, now, also=[other]):
+        pass
+    for also in ([IDENTITY], []):  # and from then on it has the new words
+        with Journal.opened(tmp_path, now, also=also) as journal:
+            assert journal.records() == {"a": RECORD}
 
 
 def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path):

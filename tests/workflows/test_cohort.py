@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from medseg.core.lock import run_lock
 from medseg.inference.settings import InferenceOptions
 from medseg.workflows import infer_case
 from medseg.workflows.cohort import cohort
-from medseg.workflows.cohort_case import Common, Order, run_one
+from medseg.workflows.cohort_case import Common, Order, run_one, why_no_record
 from medseg.workflows.infer import infer
-from tests.models.tiny_model import texture, tiny_model, tiny_plan, write_scan
+from tests.models.tiny_model import texture, tiny_model, tiny_plan, tiny_states, write_scan
 
 STEPS = {"liver": (Component(name="largest_component"),)}
 
@@ -134,7 +135,7 @@ def test_a_scan_that_was_done_and_is_damaged_now_says_whose_the_files_are(run, s
     assert found.content["counts"] == {"done": 2, "failed": 1, "pending": 0}
 
 
-@pytest.mark.parametrize("change", ["scan", "label map", "manifest", "gone"])
+@pytest.mark.parametrize("change", ["scan", "label map", "manifest", "gone", "pipe"])
 def test_what_does_not_match_its_record_is_done_again_and_said(run, scans, tmp_path, change):
     run()
     whole = content(tmp_path / "out")
@@ -147,6 +148,8 @@ def test_what_does_not_match_its_record_is_done_again_and_said(run, scans, tmp_p
         (tmp_path / "out" / "a_seg.json").write_text("{}")
     else:
         seg.unlink()
+        if change == "pipe":
+            os.mkfifo(seg)
     run()
     assert made(run.told) == ["a"]
     words = {"scan": "its scan changed since", "gone": "a_seg.nii.gz is not there any more"}
@@ -180,8 +183,89 @@ def test_another_model_or_other_settings_are_refused_naming_both(run, model, tmp
     assert run().again == 3
     assert run(model=other, force=True).again == 0
     assert made(run.told) == ["a", "b", "deep/a"]
-    copy = shutil.copytree(other, tmp_path / "moved")
-    assert run(model=copy).again == 3  # a model is its hash, wherever it lies
+
+
+@pytest.fixture
+def changed(model, tmp_path):
+    """A copy of the model in which parts of model.json are others."""
+
+    def copy(**parts):
+        folder = shutil.copytree(model, tmp_path / f"copy{len(list(tmp_path.iterdir()))}")
+        card = json.loads((folder / "model.json").read_text())
+        for part, content in parts.items():
+            card[part] = card[part] | content if isinstance(content, dict) else content
+        (folder / "model.json").write_text(json.dumps(card))
+        return folder
+
+    return copy
+
+
+PRESET = {
+    **{"overlap": 0.0, "mean_dice": 0.5, "dice": {}, "seconds_per_scan": 1.0},
+    **{"cases": 1, "measured_on": "validation cases", "machine": "a CPU"},
+}
+
+
+def test_a_model_is_what_decides_its_label_maps_wherever_it_lies(run, changed, tmp_path):
+    run()
+    tuned = changed(inference={"presets": {"fast": PRESET}}, validation={"fold_0": {}}, licence="CC0", created="now")
+    assert run(model=tuned).again == 3
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["model"]
+    assert found["sha256"] == hashlib.sha256((tuned / "model.json").read_bytes()).hexdigest()
+    with pytest.raises(OutputError, match=r"begun with settings overlap=0\.5, but this run has settings overlap=0\.0"):
+        run(model=tuned, settings=InferenceOptions(preset="fast"))
+    with pytest.raises(OutputError, match=r'begun with model plan="'):
+        run(model=changed(plan={"spacing_mm": [1.0, 1.5, 2.5]}))
+    with pytest.raises(OutputError, match=r'begun with model structures="'):
+        run(model=changed(structures={"liver": {"colour": "#123456"}}))
+    with pytest.raises(OutputError, match=r"begun with settings mirror_labels="):
+        run(model=changed(inference={"mirror_labels": "kept"}))
+    other = tiny_model(tmp_path / "other", states=tiny_states(tiny_plan(), 2))
+    with pytest.raises(OutputError, match=r'begun with model weights="'):
+        run(model=other)
+    assert run().again == 3
+
+
+def test_a_journal_of_the_first_kind_goes_on_with_the_same_model_json_alone(run, model, changed, tmp_path):
+    run()
+    with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as raw:
+        first = {"name": "tiny", "sha256": hashlib.sha256((model / "model.json").read_bytes()).hexdigest()}
+        raw.execute("UPDATE run SET value = ? WHERE key = 'model'", [json.dumps(first)])
+    raw.close()
+    with pytest.raises(OutputError, match=f'begun with model sha256="{first["sha256"]}", but this run has model sha'):
+        run(model=changed(licence="CC0"))
+    assert run().again == 3
+    assert run(model=changed(licence="CC0")).again == 3
+
+
+FORGED = [
+    *({"seconds": value} for value in ("x", {"read": "x"}, {"read": 10**400}, None)),
+    *({"outputs": value} for value in ([], {"/etc/passwd": "12"}, {"../a": "12"}, {"a": 1}, {"\0": "12"})),
+    *({"scan": value} for value in ([], ["x"], [{"path": 1}])),
+    *({"case": "b"}, {"status": "failed"}, {"error": 5}, {"warnings": [1]}, {"label_map": "../x"}, {"more": 1}),
+    *({"predicted_dice": value} for value in ([], {"liver": 1}, {"liver": {"dice": "x"}})),
+]
+
+
+def test_a_record_that_no_run_wrote_is_told_and_nothing_is_done(run, scans, tmp_path):
+    record = run(scans / "a.nii.gz").records["a"]
+    assert why_no_record(record, "a") == ""
+    first = {key: value for key, value in record.items() if key not in ("review", "predicted_dice")}
+    assert why_no_record(first, "a") == "", "as the first journals have it"
+    for change in FORGED:
+        assert why_no_record(record | change, "a") != "", change
+    for part in first:
+        assert why_no_record({key: value for key, value in record.items() if key != part}, "a") != "", part
+    journal, results = (tmp_path / "out" / name for name in ("journal.sqlite", "results.json"))
+    text = json.dumps(record | {"seconds": "x"})
+    with sqlite3.connect(journal) as raw:
+        raw.execute("UPDATE cases SET record = ?, sha256 = ?", [text, hashlib.sha256(text.encode()).hexdigest()])
+    raw.close()
+    before = [journal.read_bytes(), results.read_bytes()]
+    with pytest.raises(OutputError, match=r"not one of medseg's \(the record of case a: its part 'seconds' is 'x'\).*--force"):
+        run()
+    assert [journal.read_bytes(), results.read_bytes()] == before
+    assert run(force=True).again == 0
 
 
 def test_a_file_that_no_run_made_is_never_overwritten(run, tmp_path):
@@ -192,8 +276,12 @@ def test_a_file_that_no_run_made_is_never_overwritten(run, tmp_path):
         run()
     assert mine.read_text() == "mine"
     assert not (tmp_path / "out" / "a_seg.nii.gz").exists()
+    mine.rename(tmp_path / "out" / "results.csv")
+    with pytest.raises(OutputError, match=r"results\.csv: is there already"):
+        run()
+    assert (tmp_path / "out" / "results.csv").read_text() == "mine"
     run(force=True)
-    assert mine.read_bytes() != b"mine"
+    assert (tmp_path / "out" / "results.csv").read_bytes() != b"mine"
 
 
 def test_an_output_in_use_is_refused_naming_the_owner(run, tmp_path):
