@@ -45,6 +45,21 @@ class InferenceConfig(BaseModel):
     postprocess: Postprocess = {}
 
 
+_REFINE = f"write a name such as dense_crf, '{{name: dense_crf, appearance_mm: 5}}', or {NOTHING}"
+_POSTPROCESS = (
+    "write a name such as largest_component, structures such as 'liver: [largest_component, fill_holes]', a YAML file, or "
+    f"{NOTHING}"
+)
+
+
+def refine_of(value: Any) -> Component:
+    """An entry of REFINEMENTS from its short forms; ``none`` is one, too. Raises ConfigError with what may be written."""
+    try:
+        return Component.model_validate(value)
+    except ValidationError:
+        raise ConfigError(f"refine {value!r}: {_REFINE}") from None
+
+
 def refine_from(text: str) -> Component:
     """What the command line asks for: the name of an entry of REFINEMENTS, or ``{name: ..., option: ...}``; ``none`` is one, too.
 
@@ -54,10 +69,25 @@ def refine_from(text: str) -> Component:
     {'iterations': 3}
     """
     try:
-        return Component.model_validate(parse_scalar(text))
-    except ValidationError:
+        return refine_of(parse_scalar(text))
+    except ConfigError:
+        raise ConfigError(f"refine {text!r}: {_REFINE}") from None
+
+
+def postprocess_of(value: Any, *, written: Any = None) -> dict[str, tuple[Component, ...]]:
+    """The steps of each structure from their short forms; messages show what was ``written``. Raises ConfigError.
+
+    >>> postprocess_of({"liver": "fill_holes"})["liver"][0].name
+    'fill_holes'
+    """
+    try:
+        return TypeAdapter(Postprocess).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(key) for key in problem["loc"])
+        shown = value if written is None else written
         raise ConfigError(
-            f"refine {text!r}: write a name such as dense_crf, '{{name: dense_crf, appearance_mm: 5}}', or {NOTHING}"
+            f"postprocess {shown!r}: {f'{place}: ' if place else ''}{problem['msg']}; {_POSTPROCESS}"
         ) from None
 
 
@@ -72,14 +102,5 @@ def postprocess_from(texts: Sequence[str]) -> dict[str, tuple[Component, ...]]:
     found: dict[str, tuple[Component, ...]] = {}
     for text in texts:
         is_file = text.endswith((".yaml", ".yml"))
-        value = parse_yaml(Path(text)).content if is_file else parse_scalar(text)
-        try:
-            found |= TypeAdapter(Postprocess).validate_python(value)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(key) for key in problem["loc"])
-            raise ConfigError(
-                f"postprocess {text!r}: {f'{place}: ' if place else ''}{problem['msg']}; write a name such as "
-                f"largest_component, structures such as 'liver: [largest_component, fill_holes]', a YAML file, or {NOTHING}"
-            ) from None
+        found |= postprocess_of(parse_yaml(Path(text)).content if is_file else parse_scalar(text), written=text)
     return found

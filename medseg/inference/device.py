@@ -23,6 +23,8 @@ def choose_device(name: str) -> torch.device:
 
     Raises ConfigError for another word and ResourceError for a GPU that is not there.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"device {name!r} is no text; choose auto, cpu, cuda or cuda:N")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")

@@ -22,7 +22,7 @@ from medseg.inference.predicted import DicePredictor, poor, predictor_for
 from medseg.inference.result import SegmenterResult, as_nibabel, coloured
 from medseg.inference.review import always_there, oddities, other_modality, reasons
 from medseg.inference.settings import InferenceOptions, InferenceSettings, settings_for
-from medseg.io.given import given_paths, given_scan
+from medseg.io.given import check_beside, given_paths, given_scan
 from medseg.io.reading import open_scan
 from medseg.io.recorded import Recorded
 from medseg.io.scan import MAX_VOXELS, ReadOptions, Scan
@@ -91,6 +91,8 @@ class Segmenter:
         known = [field.name for field in fields(InferenceOptions)]
         if unknown := sorted(set(options) - set(known)):
             raise ConfigError(f"option {unknown[0]!r} is unknown; choose from {', '.join(known)}")
+        if not isinstance(model, Path | str | None):
+            raise ConfigError(f"model {model!r}: give a model folder, or the name of an installed model")
         asked = InferenceOptions(**options)
         chosen = choose_device(device)
         loaded = open_model(find_model(None if model is None else Path(model)))
@@ -138,7 +140,8 @@ class Segmenter:
         Raises DataError for the scan, ConfigError where an array has no grid, ResourceError where the memory runs out.
         """
         clock = perf_counter()
-        paths = given_paths(scan)
+        paths, options = given_paths(scan), ReadOptions(series, on_gap, max_voxels)
+        check_beside(paths, series=series, grid=affine is not None or spacing_mm is not None)
         if paths is None:
             with self.enough_memory("the scan"):
                 given = given_scan(scan, affine=affine, spacing_mm=spacing_mm, max_voxels=max_voxels)
@@ -148,7 +151,7 @@ class Segmenter:
         else:
             with (
                 self.enough_memory(shown(paths[0])),
-                self.open(paths, ReadOptions(series, on_gap, max_voxels)) as opened,
+                self.open(paths, options) as opened,
             ):
                 reading = perf_counter() - clock
                 found = self.segment(opened.volume, shown(paths[0]), progress)

@@ -4,9 +4,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
 from typing import Any, Literal, Protocol, get_args
 
 from medseg.core.component import Component
+from medseg.core.config_inference import postprocess_of, refine_of
 from medseg.core.errors import ConfigError
 from medseg.core.plan import Plan
 from medseg.inference.postprocess import steps_of
@@ -91,7 +93,8 @@ class InferenceOptions:
     ``mirror``: axes, their words (see ``AXIS_WORDS``) with commas between, ``off``, or ``auto``: the axes that the model's
     training mirrored. ``folds``: ``all``, or some with commas between, such as ``0,1``. ``refine``: an entry of
     REFINEMENTS, or one called ``none``. ``preset``: one of those that
-    ``medseg tune`` measured; it goes before the model's other wishes.
+    ``medseg tune`` measured; it goes before the model's other wishes. ``refine`` and ``postprocess`` may be given as a config
+    writes them, such as ``{"liver": "fill_holes"}``. Raises ConfigError for what is of another type.
     """
 
     overlap: float | None = None
@@ -107,6 +110,19 @@ class InferenceOptions:
     backend: str | None = None
     precision: str | None = None
     refine: Component | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("accumulators", "ensemble", "preset", "backend", "precision"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ConfigError(f"{name} {value!r}: give a name in quotes")
+        if not _is_some(self.mirror, int):
+            raise ConfigError(f"mirror {self.mirror!r}: give off, auto, axes such as 'i,j', or numbers such as (0, 1)")
+        if not _is_some(self.folds, str | int) or self.folds in ((), []):
+            raise ConfigError(f"folds {self.folds!r}: give numbers such as '0', '0,1' or (0, 1), or all")
+        if self.postprocess is not None:
+            object.__setattr__(self, "postprocess", postprocess_of(self.postprocess))
+        if self.refine is not None:
+            object.__setattr__(self, "refine", refine_of(self.refine))
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON holds them."""
@@ -227,6 +243,13 @@ def bytes_of(text: str) -> int:
     if not found or not float(found[1]):
         raise ConfigError(f"max-memory {text!r} is no amount of memory; give a number and K, M, G or T, such as 4G")
     return int(float(found[1]) * 1024 ** (" KMGT".index(found[2].upper())))
+
+
+def _is_some(value: object, kind: type | UnionType) -> bool:
+    """Whether ``value`` is nothing, a text, or a list of this ``kind``."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(one, kind) and not isinstance(one, bool) for one in value)
+    return isinstance(value, str | None)
 
 
 def _check_range(name: str, value: float, lowest: float, highest: float, what: str) -> None:

@@ -96,18 +96,20 @@ def _stored_array(array: npt.NDArray[Any], affine: npt.ArrayLike | None, spacing
         told = "has no place in the world" if affine is None else "was told its grid twice, by affine and by spacing_mm"
         raise ConfigError(f"the array {told}; {_HOW}")
     if spacing_mm is not None:
-        if np.shape(spacing_mm) != (3,):
-            raise GeometryError(f"the array: spacing_mm must be three numbers, along i, j, k; got {spacing_mm!r}")
-        if not all(isinstance(one, int | float | np.number) for one in spacing_mm):
-            raise GeometryError(f"the array: spacing_mm must be three numbers, along i, j, k; got {spacing_mm!r}")
+        flat = isinstance(spacing_mm, Sequence) or (isinstance(spacing_mm, np.ndarray) and spacing_mm.ndim == 1)
+        listed = list(spacing_mm) if flat else []
+        if len(listed) != 3 or not all(isinstance(one, int | float | np.integer | np.floating) for one in listed):
+            raise ConfigError(f"the array: spacing_mm must be three numbers, along i, j, k; got {spacing_mm!r}")
         check_spacing("the array", spacing_mm, "spacing_mm")
         placed = np.diag([*np.asarray(spacing_mm, float), 1.0])
         notes = ["only spacing_mm was given: the axes are taken to run to the right, to anterior and up (RAS)"]
     else:
         try:
-            placed = np.array(affine, np.float64)
-        except (TypeError, ValueError) as error:
-            raise GeometryError(f"the array: affine must be 4x4 numbers; {error}") from None
+            placed = np.asarray(affine).astype(np.float64, casting="same_kind")
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"the array: affine must be 4x4 numbers, to RAS+ millimetres; got {repr(affine)[:200]}"
+            ) from None
         if placed.shape != (4, 4) or not np.array_equal(placed[3], [0, 0, 0, 1]):
             raise GeometryError(f"the array: affine must be 4x4 with last row 0, 0, 0, 1; got {placed.tolist()}")
         notes = check_affine("the array", placed, "its")
@@ -125,3 +127,16 @@ def given_paths(scan: Any) -> list[Path] | None:
     if not given:
         raise DataError("no scan was given: the list of paths is empty")
     return [Path(path) for path in given]
+
+
+def check_beside(paths: Sequence[Path] | None, *, series: str | None, grid: bool) -> None:
+    """Raise ConfigError for what says something only of another kind of scan: a ``series``, or the ``grid`` of an array.
+
+    ``paths``: those of ``given_paths``.
+    """
+    if paths is None and series is not None:
+        raise ConfigError(f"series {series!r} chooses one in a DICOM folder; leave it out for a scan that is no path")
+    if paths is not None and grid:
+        raise ConfigError(
+            f"affine and spacing_mm are for numpy arrays; {printable(str(paths[0]))} brings its own grid: leave them out"
+        )

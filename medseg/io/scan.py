@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from medseg.core.errors import ConfigError
 from medseg.core.volume import Volume
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class ReadOptions:
     a place holds several. ``on_gap``: what to do where slices are missing or unevenly spaced: refuse, or resample onto an
     even grid. ``max_voxels``: the most voxels, channels included, that a header may claim. ``channel_grids``: what to do
     where a channel lies on another grid than the first: refuse, or resample it onto that grid. ``max_memory``: the bytes that
-    this process may hold; what cannot fit is refused before it is read.
+    this process may hold; what cannot fit is refused before it is read. Raises ConfigError for anything else.
     """
 
     series: str | None = None
@@ -29,6 +30,15 @@ class ReadOptions:
     max_voxels: int = MAX_VOXELS
     channel_grids: ChannelGrids = "refuse"
     max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.series, str | None):
+            raise ConfigError(f"series {self.series!r}: give a SeriesInstanceUID, or a number of the list, in quotes")
+        for name in ("on_gap", "channel_grids"):
+            if (value := getattr(self, name)) not in ("refuse", "resample"):
+                raise ConfigError(f"{name} {value!r} is unknown; choose refuse or resample")
+        if not isinstance(self.max_voxels, int) or isinstance(self.max_voxels, bool) or self.max_voxels < 1:
+            raise ConfigError(f"max_voxels {self.max_voxels!r}: give a whole number above 0")
 
 
 DEFAULTS = ReadOptions()

@@ -201,10 +201,15 @@ _NUMBER = int, float
 _PARTS: dict[str, tuple[type | tuple[type, ...], type | tuple[type, ...]]] = {
     **{"case": (str, ()), "status": (str, ()), "label_map": (str, ()), "device": (str, ()), "error": (type(None), ())},
     **{"windows": (int, ()), "review": (bool, ()), "scan": (list, dict), "warnings": (list, str)},
-    **{"outputs": (dict, str), "volumes_ml": (dict, _NUMBER), "seconds": (dict, _NUMBER), "predicted_dice": (dict, dict)},
+    **{
+        "outputs": (dict, str),
+        "volumes_ml": (dict, _NUMBER),
+        "seconds": (dict, _NUMBER),
+        "predicted_dice": (dict, dict),
+    },
 }
 """Of the record of a case that is done: what each part is, and what is in it."""
-_SINCE = {"review": False, "predicted_dice": {}}  # what the first journals had not
+_SINCE: dict[str, Any] = {"review": False, "predicted_dice": {}}  # what the first journals had not
 
 
 def why_no_record(record: Any, name: str) -> str:

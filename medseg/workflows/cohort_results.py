@@ -24,7 +24,9 @@ def check_results_free(folder: Path, *, begun: bool) -> None:
     """Raise OutputError where a file that no run can have made, or a folder, is in the place of the results."""
     for place in (folder / name for name in (CSV, JSON, PAGE)):
         if place.is_dir() or (is_there(place) and not begun):
-            raise OutputError(f"{place}: is there already, and no run into this folder made it; choose another --output")
+            raise OutputError(
+                f"{place}: is there already, and no run into this folder made it; choose another --output"
+            )
 
 
 def write_results(

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK
 
 import medseg
+from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError, GeometryError, MedsegError, ModelError, ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
@@ -174,11 +175,21 @@ AFFINE = np.eye(4)
         (texture()[0], {"affine": AFFINE}, DataError, r"shape \(12, 10\); expected \(I, J, K\)"),
         (texture(), {"affine": np.eye(3)}, GeometryError, "affine must be 4x4"),
         (texture(), {"affine": np.full((4, 4), np.nan)}, GeometryError, "affine must be 4x4"),
-        (texture(), {"affine": "RAS"}, GeometryError, "affine must be 4x4 numbers"),
-        (texture(), {"affine": [[1], [2, 3]]}, GeometryError, "affine must be 4x4 numbers"),
-        (texture(), {"spacing_mm": ("1", "1", "1")}, GeometryError, "three numbers"),
+        *(
+            (texture(), {"affine": affine}, ConfigError, "affine must be 4x4 numbers")
+            for affine in ("RAS", [[1], [2, 3]], object(), AFFINE * 1j)
+        ),
+        *(
+            (texture(), {"spacing_mm": spacing_mm}, ConfigError, "must be three numbers")
+            for spacing_mm in (3, "xyz", ("1", "1", "1"), (1, 1), {1, 2, 3}, [[1], 2, 3])
+        ),
+        (texture(), {"affine": AFFINE, "series": "1"}, ConfigError, "series '1' chooses one in a DICOM folder"),
+        (texture(), {"affine": AFFINE, "series": 1}, ConfigError, "series 1: give a SeriesInstanceUID"),
+        (texture(), {"affine": AFFINE, "on_gap": "x"}, ConfigError, "on_gap 'x' is unknown; choose refuse or resample"),
+        (texture(), {"affine": AFFINE, "max_voxels": "x"}, ConfigError, "max_voxels 'x': give a whole number"),
+        ("x.nii.gz", {"affine": AFFINE}, ConfigError, r"for numpy arrays; x\.nii\.gz brings its own grid"),
+        ("x.nii.gz", {"spacing_mm": (1, 1, 1)}, ConfigError, r"for numpy arrays; x\.nii\.gz brings its own grid"),
         (texture(), {"affine": np.diag([1, 1, 0, 1])}, GeometryError, "singular"),
-        (texture(), {"spacing_mm": (1, 1)}, GeometryError, "three numbers"),
         (texture(), {"spacing_mm": (1, -1, 1)}, GeometryError, "positive"),
         (texture() > 0, {"affine": AFFINE}, DataError, "voxels of type bool"),
         (texture() * 1j, {"affine": AFFINE}, DataError, "voxels of type complex128"),
@@ -291,6 +302,29 @@ def test_a_model_or_device_that_is_not_there_is_refused(folder, tmp_path, monkey
         medseg.Segmenter.load(folder, device="tpu")
     with pytest.raises(ConfigError, match="option 'overlaps' is unknown; choose from overlap, "):
         medseg.Segmenter.load(folder, overlaps=0.25)
+
+
+NONSENSE = {
+    "mirror": (5, True, [0, "x"], [0.5], [[0]]),
+    "folds": (3.5, 0, {}, [], [None], b"0"),
+    "postprocess": (5, {"liver": 5}, {5: []}, {"liver": [5]}),
+    "refine": (1, []),
+    **dict.fromkeys(("backend", "precision", "accumulators", "ensemble", "preset"), (7, [])),
+    **{"overlap": ("x", []), "batch": ("x", 1.5), "max_memory": ("4G", []), "roi": (1, "yes")},
+    **{"device": (3, None, []), "model": (5, [], b"x")},
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, some in NONSENSE.items() for value in some])
+def test_an_option_of_another_type_is_refused_by_name(folder, option, value):
+    with pytest.raises(ConfigError, match=rf"^{option}\b.*(give|choose|write)"):
+        medseg.Segmenter.load(**{"model": folder, "device": "cpu", option: value})
+
+
+def test_steps_may_be_given_as_a_config_writes_them(folder):
+    loaded = medseg.Segmenter.load(folder, device="cpu", postprocess={"liver": "fill_holes"}, refine="none")
+    assert loaded.settings.postprocess == {"liver": (Component(name="fill_holes"),)}
+    assert loaded.settings.refine is None
 
 
 def test_options_are_those_of_inference(folder):

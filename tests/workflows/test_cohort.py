@@ -262,7 +262,9 @@ def test_a_record_that_no_run_wrote_is_told_and_nothing_is_done(run, scans, tmp_
         raw.execute("UPDATE cases SET record = ?, sha256 = ?", [text, hashlib.sha256(text.encode()).hexdigest()])
     raw.close()
     before = [journal.read_bytes(), results.read_bytes()]
-    with pytest.raises(OutputError, match=r"not one of medseg's \(the record of case a: its part 'seconds' is 'x'\).*--force"):
+    with pytest.raises(
+        OutputError, match=r"not one of medseg's \(the record of case a: its part 'seconds' is 'x'\).*--force"
+    ):
         run()
     assert [journal.read_bytes(), results.read_bytes()] == before
     assert run(force=True).again == 0
