@@ -32,7 +32,7 @@ def tune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure overlap, mirroring and post-processing of a model on its validation cases, and write presets into its folder.
+    """Measure ways to run a model on its validation cases, and write presets into its folder: windows, mirroring, roi, steps after.
 
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
@@ -58,18 +58,24 @@ def tune(
         return
     presets = found.presets.values()
     structures = list(dict.fromkeys(name for preset in presets for name in preset.dice))
-    few = structures if len(structures) <= _COLUMNS else []
-    rows = [
-        [
-            *(name, f"{preset.overlap:g}", mirrored(preset.mirror), f"{preset.seconds_per_scan:.3g}"),
-            f"{preset.mean_dice:.4f}",
-            *(f"{preset.dice[one].mean:.4f}" if one in preset.dice else "" for one in few),
-        ]
-        for name, preset in found.presets.items()
-    ]
-    print_table("", ["preset", "overlap", "mirror", "seconds a scan", "mean Dice", *few], rows)
-    if len({(preset.overlap, preset.mirror) for preset in presets}) == 1:
+    few = [one for one in structures if len(structures) <= _COLUMNS]
+    rows = []
+    for one, why in sorted(zip(found.candidates, found.refused, strict=True), key=lambda pair: pair[0].mean_seconds):
+        means = dict(zip(found.structures, one.mean_by_structure, strict=True))
+        rows.append(
+            [
+                ", ".join(found.presets_like(one)) or (f"no: {why}" if why else ""),
+                *(f"{one.way.overlap:g}", mirrored(one.way.mirror), "on" if one.way.roi else "off"),
+                *(f"{one.mean_share:.0%}", f"{one.mean_seconds:.3g}", f"{one.mean_dice:.4f}"),
+                *(f"{means[name]:.4f}" for name in few),
+            ]
+        )
+    print_table("", ["preset", "overlap", "mirror", "roi", "passes", "seconds a scan", "mean Dice", *few], rows)
+    print("passes: those of the network, of the whole scan's with this overlap and mirroring")
+    if len({(preset.overlap, preset.mirror, preset.roi) for preset in presets}) == 1:
         print("all presets are the same: the quickest way to run it is as good as any that was tried")
+    if found.no_roi:
+        print(f"roi: not tried, because {found.no_roi}")
     if found.bf16_dice_loss is not None:
         lost = found.bf16_dice_loss
         print(
@@ -77,11 +83,10 @@ def tune(
         )
     steps = next(iter(presets)).postprocess
     for structure, kept in steps.items():
-        print(
-            f"post-processing of {structure}: {', '.join(s.name for s in kept)} (mean Dice {found.gains[structure]:+.4f})"
-        )
+        said = f"mean Dice {found.gains[structure]:+.4f} in patients who had no part in the choice"
+        print(f"post-processing of {structure}: {', '.join(s.name for s in kept)} ({said})")
     if not steps:
-        print("post-processing: none raises the mean Dice of a structure")
+        print("post-processing: none raises the mean Dice of a structure in patients who had no part in the choice")
     from medseg.inference.predicted import FEWEST, LEVEL, calibrated
 
     for calibration in found.predicted_dice[:1]:

@@ -65,7 +65,7 @@ class InferenceSettings:
             raise ConfigError(f"roi {self.roi!r}: give True or False")
         if self.roi and self.refine is not None:
             raise ConfigError(
-                "roi: a refinement needs the whole scan's probabilities; leave --roi or the refinement out (--refine none)"
+                "roi: a refinement needs the whole scan's probabilities; take --no-roi, or leave it out (--refine none)"
             )
         if sorted(set(self.mirror)) != list(self.mirror) or not {*self.mirror} <= {0, 1, 2}:
             raise ConfigError(f"mirror {self.mirror}: give axes in order and once each, such as (0, 1, 2)")

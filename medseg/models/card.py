@@ -80,7 +80,8 @@ def preset_lines(card: ModelCard) -> list[str]:
         return []
     first = next(iter(presets.values()))
     rows = [
-        f"| {name} | {p.overlap:g} | {mirrored(p.mirror)} | {p.mean_dice:.4f} | {p.seconds_per_scan:.3g} |"
+        f"| {name} | {p.overlap:g} | {mirrored(p.mirror)} | {'on' if p.roi else 'off'} | {p.mean_dice:.4f} "
+        f"| {p.seconds_per_scan:.3g} |"
         for name, p in presets.items()
     ]
     return [
@@ -91,7 +92,11 @@ def preset_lines(card: ModelCard) -> list[str]:
             f"Measured by `medseg tune` on {first.cases} {_text(first.measured_on)}, on {_text(first.machine)};",
         ),
         *("`medseg infer SCAN --preset fast` runs one.", ""),
-        *("| preset | overlap | mirrored axes | mean Dice | seconds a scan |", "|---|---|---|---|---|", *rows),
+        *(
+            "| preset | overlap | mirrored axes | roi | mean Dice | seconds a scan |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ),
     ]
 
 

@@ -42,7 +42,7 @@ class Preset(BaseModel):
     """One way to run a model, and what ``medseg tune`` measured of it.
 
     ``seconds_per_scan``: mean over the cases without reading and writing, for all folds of the model, on ``machine``.
-    ``measured_on`` says which cases these were.
+    ``measured_on`` says which cases these were. ``roi``: look first, see ``inference.roi``.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
@@ -50,6 +50,7 @@ class Preset(BaseModel):
     overlap: Annotated[float, Field(ge=0, le=0.9)]
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     postprocess: Postprocess = {}
+    roi: bool = False
     mean_dice: float
     dice: dict[str, PresetDice]
     seconds_per_scan: float
@@ -64,8 +65,9 @@ class Preset(BaseModel):
             + (f" ({dice.low:.3f} to {dice.high:.3f})" if dice.low is not None and dice.high is not None else "")
             for structure, dice in self.dice.items()
         )
+        roi = ", looking first (roi)" if self.roi else ""
         return (
-            f"preset {name}: measured Dice {self.mean_dice:.3f} ({each}; 95 % intervals) on {self.cases} {self.measured_on}, "
+            f"preset {name}{roi}: measured Dice {self.mean_dice:.3f} ({each}; 95 % intervals) on {self.cases} {self.measured_on}, "
             f"{self.seconds_per_scan:.2g} s a scan on {self.machine}"
         )
 

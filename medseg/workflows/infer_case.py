@@ -32,6 +32,7 @@ from medseg.report.result_preview import PREVIEW
 
 Say = Callable[[str], None]
 AS_THE_MODEL_WISHES = InferenceOptions()
+_MEASURED = ("overlap", "mirror", "roi", "postprocess")  # what a preset was measured with
 OUTPUTS: dict[str, Writer] = WRITERS | {"preview": PREVIEW}
 """What may stand beside the label map: the writers of ``io``, and the picture, which ``io`` cannot draw."""
 
@@ -124,8 +125,11 @@ class Job:
             segmenter = Segmenter.load(found, device=device, say=say, **vars(settings))
             say(f"model: {segmenter.describe()}")
             if settings.preset is not None:
-                alone = " with all folds" if segmenter.settings.folds else ""
-                say(card.inference.presets[settings.preset].quoted(settings.preset) + alone)
+                preset, used = card.inference.presets[settings.preset], segmenter.settings
+                other = [n for n in _MEASURED if getattr(settings, n) is not None and vars(used)[n] != vars(preset)[n]]
+                alone = " with all folds" if used.folds else ""
+                alone += f"; not measured with the {' and '.join(other)} that you ask for" if other else ""
+                say(preset.quoted(settings.preset) + alone)
             if segmenter.dice_predictor is not None and (remark := segmenter.dice_predictor.remark()):
                 say(remark)
             return segmenter

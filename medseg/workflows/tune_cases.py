@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medseg.core.case import Case
 from medseg.core.config import load_config
 from medseg.core.config_data import DataConfig
@@ -95,6 +97,15 @@ def given_cases(
         ]
     number = tuple(range(len(weights)))
     return TuneCases(cases, (number,) * len(cases), "cases given to `medseg tune`", tuple(remarks))
+
+
+def spread(found: TuneCases, most: int | None) -> TuneCases:
+    """At most so many of the cases, spread evenly; None: all."""
+    if most is None or most >= len(found.cases):
+        return found
+    kept = sorted({round(n) for n in np.linspace(0, len(found.cases) - 1, most)})
+    cases, folds = tuple(found.cases[n] for n in kept), tuple(found.folds[n] for n in kept)
+    return TuneCases(cases, folds, f"of {len(found.cases)} {found.described}", found.remarks)
 
 
 def _splits(run: Path, training: Mapping[str, Any], folder: Path) -> list[Split]:

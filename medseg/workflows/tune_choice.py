@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,39 +19,126 @@ LOSSES = {"fast": 0.01, "balanced": 0.002}
 _SAME = 1e-9
 
 
+@dataclass(frozen=True)
+class Way:
+    """How to run a model, in the words of ``InferenceSettings``."""
+
+    overlap: float
+    mirror: tuple[int, ...] = ()
+    roi: bool = False
+    refine: Component | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True)
+class ChosenSteps:
+    """``steps``: those of each structure that has any. ``by_case``: those that the cases of other patients chose.
+
+    ``gains``: what the steps of a structure add to its mean Dice in patients other than those who chose them.
+    """
+
+    steps: dict[str, Steps]
+    by_case: tuple[dict[str, Steps], ...]
+    gains: dict[str, float]
+
+
 def chosen_steps(
-    plain: Floats, after: Sequence[tuple[Steps, Floats]], structures: Sequence[str]
-) -> dict[str, tuple[Steps, float]]:
-    """For each structure the steps that raise its mean Dice most, and by how much; none where no steps raise it.
+    plain: Floats, after: Sequence[tuple[Steps, Floats]], structures: Sequence[str], patients: Sequence[str]
+) -> ChosenSteps:
+    """For each structure the steps that raise its mean Dice most, where such a choice holds in patients who had no part in it.
 
     ``plain`` and those of ``after`` are Dice (cases, structures). A case counts where its Dice is defined without and with
-    the steps, so that both means are over the same cases. Of steps that raise it alike, those that come first.
+    the steps, so that both means are over the same cases. Of steps that raise it alike, those that come first. They are
+    kept where the choice made without a patient, patient by patient, raises the mean Dice (cross-validation, as Stone 1974,
+    doi:10.1111/j.2517-6161.1974.tb00994.x, has it for the choice of a prediction); of a single patient none are.
     """
-    found: dict[str, tuple[Steps, float]] = {}
+    gained = np.array([dice - plain for _, dice in after])
+    of = np.array(patients)
+    everyone = _best(gained)
+    others = {one: _best(gained[:, of != one]) for one in dict.fromkeys(patients)}
+    steps: dict[str, Steps] = {}
+    gains: dict[str, float] = {}
+    by_case: tuple[dict[str, Steps], ...] = tuple({} for _ in patients)
     for column, name in enumerate(structures):
-        best = _SAME
-        for steps, dice in after:
-            gains = (dice - plain)[:, column]
-            gain = float(gains[~np.isnan(gains)].mean()) if not np.isnan(gains).all() else 0.0
+        choices = [others[patient][column] for patient in patients]
+        unseen = np.array([0.0 if n is None else gained[n, row, column] for row, n in enumerate(choices)])
+        gain = _mean(unseen)
+        if (best := everyone[column]) is None or gain <= _SAME:
+            continue
+        steps[name], gains[name] = after[best][0], gain
+        for own, n in zip(by_case, choices, strict=True):
+            if n is not None:
+                own[name] = after[n][0]
+    return ChosenSteps(steps, by_case, gains)
+
+
+def _best(gained: Floats) -> list[int | None]:
+    """Of each structure the number of the steps that raise the mean most, of what they ``gained`` (steps, cases, structures)."""
+    means = np.array([[_mean(column) for column in one.T] for one in gained])
+    found: list[int | None] = []
+    for column in means.T:
+        best, at = _SAME, None
+        for n, gain in enumerate(column):
             if gain > best + _SAME:
-                best, found[name] = gain, (steps, gain)
+                best, at = gain, n
+        found.append(at)
     return found
+
+
+def _mean(values: Floats) -> float:
+    """Of those that are defined; 0 where none is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to run the model: Dice (cases, structures) and seconds (cases,) as measured."""
+    """One way to run the model: Dice (cases, structures), seconds (cases,) and shares (cases,) as measured.
 
-    overlap: float
-    mirror: tuple[int, ...]
+    ``share``: of the forward passes of the whole scan, in each case, those that ran.
+    """
+
+    way: Way
     dice: Floats
     seconds: Floats
+    share: Floats
 
     @property
     def mean_dice(self) -> float:
         """The mean over structures of their means over cases; NaN where no Dice is defined."""
-        means = [column[~np.isnan(column)].mean() for column in self.dice.T if not np.isnan(column).all()]
+        means = [mean for mean in self.mean_by_structure if not math.isnan(mean)]
         return float(np.mean(means)) if means else math.nan
+
+    @property
+    def mean_by_structure(self) -> list[float]:
+        """The mean Dice of each structure over cases; NaN where none is defined."""
+        return [math.nan if np.isnan(one).all() else float(one[~np.isnan(one)].mean()) for one in self.dice.T]
+
+    @property
+    def mean_share(self) -> float:
+        return float(self.share.mean())
+
+    @property
+    def mean_seconds(self) -> float:
+        return float(self.seconds.mean())
+
+
+def refused(candidate: Candidate, candidates: Sequence[Candidate], structures: Sequence[str]) -> str:
+    """Why no preset may be ``candidate``, in words; empty where one may.
+
+    Looking first must save windows and time against the same windows over the whole scan, and must not miss a structure
+    that they find: a mean over many cases would hide it.
+    """
+    if not candidate.way.roi:
+        return ""
+    alike = (candidate.way.overlap, candidate.way.mirror)
+    whole = next(c for c in candidates if not c.way.roi and (c.way.overlap, c.way.mirror) == alike)
+    if candidate.mean_share >= 1:
+        return "saves no windows"
+    lost = (whole.dice > 0) & (candidate.dice == 0)
+    if lost.any():
+        names = [name for name, column in zip(structures, lost.T, strict=True) if column.any()]
+        return f"misses {', '.join(names)} in {int(lost.any(axis=1).sum())} of {len(lost)} cases"
+    return "" if candidate.mean_seconds < whole.mean_seconds else "takes no less time"
 
 
 def presets_of(
@@ -63,23 +150,25 @@ def presets_of(
     measured_on: str,
     machine: str,
 ) -> dict[str, Preset]:
-    """``accurate``: the highest mean Dice; ``balanced`` and ``fast``: the quickest that loses no more than ``LOSSES``."""
-    best = max(candidates, key=lambda c: (round(c.mean_dice, 6), -c.seconds.mean()))
+    """``accurate``: the highest mean Dice; ``balanced`` and ``fast``: the quickest that loses no more than ``LOSSES``.
+
+    ``accurate`` runs the whole scan, so that what needs all of it (the predicted Dice, probabilities) is there with one.
+    """
+    allowed = [c for c in candidates if not refused(c, candidates, structures)]
+    best = max((c for c in allowed if not c.way.roi), key=lambda c: (round(c.mean_dice, 6), -c.mean_seconds))
     names = {
-        name: min(
-            (c for c in candidates if best.mean_dice - c.mean_dice <= loss + _SAME),
-            key=lambda c: float(c.seconds.mean()),
-        )
+        name: min((c for c in allowed if best.mean_dice - c.mean_dice <= loss + _SAME), key=lambda c: c.mean_seconds)
         for name, loss in LOSSES.items()
     }
     return {
         name: Preset(
-            overlap=c.overlap,
-            mirror=c.mirror,
+            overlap=c.way.overlap,
+            mirror=c.way.mirror,
+            roi=c.way.roi,
             postprocess=dict(postprocess),
             mean_dice=round(c.mean_dice, 6),
             dice=_dice(c, structures, patients),
-            seconds_per_scan=round(float(c.seconds.mean()), 3),
+            seconds_per_scan=round(c.mean_seconds, 3),
             cases=len(patients),
             measured_on=measured_on,
             machine=machine,

@@ -18,7 +18,7 @@ from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.models.bundle import load_model
 from medseg.workflows.infer import infer
 from medseg.workflows.tune import tune
-from medseg.workflows.tune_choice import Candidate, chosen_steps, presets_of
+from medseg.workflows.tune_choice import Candidate, Way, chosen_steps, presets_of, refused
 from tests.data.tiny_dataset import tiny
 from tests.models.tiny_model import tiny_model, tiny_plan, tiny_states
 
@@ -139,7 +139,8 @@ def test_the_predicted_dice_of_each_preset_is_calibrated_on_the_dice_that_were_m
 
 def test_fast_is_no_slower_and_loses_no_more_than_it_may(tuned):
     presets, candidates = tuned[1].presets, tuned[1].candidates
-    assert {(c.overlap, c.mirror) for c in candidates} == {(0.5, ()), (0.25, ()), (0.5, (1,)), (0.25, (1,))}
+    ways = {(0.5, ()), (0.25, ()), (0.5, (1,)), (0.25, (1,))}
+    assert {(c.way.overlap, c.way.mirror) for c in candidates if not c.way.roi} == ways
     best = presets["accurate"].mean_dice
     assert best == pytest.approx(max(c.mean_dice for c in candidates), abs=1e-6)
     assert (
@@ -149,17 +150,33 @@ def test_fast_is_no_slower_and_loses_no_more_than_it_may(tuned):
     assert best - presets["balanced"].mean_dice <= 0.002
 
 
+def test_a_first_look_that_sees_structures_everywhere_is_measured_and_not_chosen(tuned):
+    looking = {c.way: why for c, why in zip(tuned[1].candidates, tuned[1].refused, strict=True) if c.way.roi}
+    assert Way(0.5, (1,), roi=True) in looking
+    assert set(looking.values()) == {"saves no windows"}
+    assert not any(preset.roi for preset in tuned[1].presets.values())
+
+
 def test_a_preset_is_run_and_its_figures_are_quoted(run, tuned, tmp_path, capsys):
     scan = run.parents[1] / "data" / "imagesTr" / "case_00.nii.gz"
     assert (
         command(["infer", str(scan), "--model", str(run), "-o", str(tmp_path), "--preset", "fast", "--device", "cpu"])
         == 0
     )
-    preset = tuned[1].presets["fast"]
+    preset, told = tuned[1].presets["fast"], []
     said = " ".join(capsys.readouterr().err.split())
     assert f"preset fast: measured Dice {preset.mean_dice:.3f}" in said
     settings = json.loads((tmp_path / "case_00_seg.json").read_text())["settings"]
     assert (settings["overlap"], settings["mirror"]) == (preset.overlap, list(preset.mirror))
+    assert "not measured" not in said
+    infer(
+        scan,
+        model=run,
+        output=tmp_path / "other.nii.gz",
+        settings=InferenceOptions(0.75, preset="fast"),
+        say=told.append,
+    )
+    assert any(line.endswith("; not measured with the overlap that you ask for") for line in told)
     with pytest.raises(ConfigError, match="'quick' is not in this model folder; it has fast, balanced, accurate"):
         infer(scan, model=run, settings=InferenceOptions(preset="quick"))
 
@@ -189,11 +206,12 @@ def test_splits_other_than_those_of_the_training_are_refused(tmp_path):
 
 def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_vouched_for(tmp_path):
     data = tiny(tmp_path / "data", cases=2).finish()
-    model = tiny_model(tmp_path / "model", plan=PLAN)
+    model = tiny_model(tmp_path / "model", plan=tiny_plan(modality="CT", mirror_axes=[1], patch_size=[36, 18, 16]))
     found = tune(model, images=data / "imagesTr", labels=data / "labelsTr", cases=1, device="cpu")
     assert found.cases == 1
     assert "cannot be checked" in found.remarks[0]
     assert found.presets["fast"].dice["liver"].low is None
+    assert found.no_roi == "no case has windows enough for a first look to save any"
     loss = load_model(model).card.inference.bf16_dice_loss
     assert (loss is not None) == device.bf16_pays(torch.device("cpu"))
     assert (found.precision == "bf16") == (loss is not None and loss.chosen)
@@ -202,30 +220,67 @@ def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_
 LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
 
 
-def test_steps_are_kept_where_the_paired_mean_rises():
-    nan = float("nan")
-    plain = np.array([[0.8, 0.7, 0.0], [0.6, 0.9, 0.5], [0.7, nan, nan]])
-    raised = np.array([[0.9, 0.6, nan], [0.6, 0.95, 0.5], [0.7, nan, nan]])  # the liver alone
-    more = np.array([[0.8, 0.7, 0.1], [0.75, 0.9, 0.5], [0.7, nan, nan]])
-    found = chosen_steps(plain, [(LARGEST, raised), (HOLES, more)], ["liver", "tumour", "spleen"])
-    assert {name: steps for name, (steps, _) in found.items()} == {"liver": HOLES, "spleen": HOLES}
-    assert found["liver"][1] == pytest.approx(0.05)
-    assert found["spleen"][1] == pytest.approx(0.05)
+def test_steps_are_kept_where_they_raise_the_mean_of_patients_who_did_not_choose_them():
+    nan, plain = float("nan"), np.full((4, 3), 0.5)
+    plain[2:, 2] = 0, nan
+    largest = np.array([[0.10, 0.20, 0.1], [0.06, -0.01, 0.1], [0.05, -0.01, nan], [0.01, -0.01, nan]])
+    holes = np.array([[0.0, 0.0, 0.1], [0.3, 0.0, 0.1], [0.0, 0.0, nan], [0.0, 0.0, nan]])
+    after = [(LARGEST, plain + largest), (HOLES, plain + holes)]
+    names = ["liver", "tumour", "spleen"]
+    found = chosen_steps(plain, after, names, ["a", "b", "c", "c"])
+    assert found.steps == {"liver": HOLES, "spleen": LARGEST}
+    # Without b the others choose the largest component for the liver, which gives b 0.06; a and c choose what gives them 0.
+    assert [own["liver"] for own in found.by_case] == [HOLES, LARGEST, HOLES, HOLES]
+    assert all(own["spleen"] == LARGEST and "tumour" not in own for own in found.by_case)
+    assert found.gains == pytest.approx({"liver": 0.06 / 4, "spleen": 0.1})
+    assert chosen_steps(plain, after, names, ["a"] * 4).steps == {}
+
+
+def candidate(overlap, mirror, dice, seconds, roi=False, share=1.0):
+    return Candidate(Way(overlap, mirror, roi), np.array([[dice], [dice]]), np.full(2, seconds), np.full(2, share))
+
+
+def ways_of(candidates):
+    found = presets_of(candidates, {}, structures=["liver"], patients=["a", "b"], measured_on="cases", machine="here")
+    return {name: (p.overlap, p.mirror, p.roi) for name, p in found.items()}
+
+
+WHOLE = [
+    candidate(0.5, (), 0.899, 4.0),
+    candidate(0.25, (), 0.893, 2.0),
+    candidate(0.5, (1,), 0.9, 8.0),
+    candidate(0.25, (1,), 0.88, 1.0),
+]
 
 
 def test_presets_are_the_best_and_the_quickest_within_their_loss():
-    def candidate(overlap, mirror, dice, seconds):
-        return Candidate(overlap, mirror, np.full((2, 1), dice), np.full(2, seconds))
-
-    ways = [
-        candidate(0.5, (), 0.899, 4.0),
-        candidate(0.25, (), 0.893, 2.0),
-        candidate(0.5, (1,), 0.9, 8.0),
-        candidate(0.25, (1,), 0.88, 1.0),
-    ]
-    found = presets_of(ways, {}, structures=["liver"], patients=["a", "b"], measured_on="cases", machine="here")
-    assert {name: (p.overlap, p.mirror) for name, p in found.items()} == {
-        "fast": (0.25, ()),
-        "balanced": (0.5, ()),
-        "accurate": (0.5, (1,)),
+    assert ways_of(WHOLE) == {
+        "fast": (0.25, (), False),
+        "balanced": (0.5, (), False),
+        "accurate": (0.5, (1,), False),
     }
+
+
+def test_looking_first_is_preferred_where_it_is_quicker_and_loses_no_more_than_a_preset_may():
+    looking = [candidate(0.5, (), 0.899, 3.0, True, 0.6), candidate(0.25, (), 0.889, 0.5, True, 0.2)]
+    better = candidate(0.5, (1,), 0.91, 5.0, True, 0.6)
+    assert ways_of([*WHOLE, *looking, better]) == {
+        "fast": (0.25, (), False),
+        "balanced": (0.5, (), True),
+        "accurate": (0.5, (1,), False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dice", "seconds", "share", "why"),
+    [
+        (0.893, 0.5, 1.0, "saves no windows"),
+        (0.893, 2.0, 0.9, "takes no less time"),
+        ([[0.893], [0.0]], 0.5, 0.3, "misses liver in 1 of 2 cases"),
+    ],
+)
+def test_looking_first_is_refused_where_it_saves_nothing_or_misses_a_structure(dice, seconds, share, why):
+    dice = np.broadcast_to(dice, (2, 1))
+    looking = Candidate(Way(0.25, (), True), dice, np.full(2, seconds), np.full(2, share))
+    assert refused(looking, WHOLE, ["liver"]) == why
+    assert ways_of([*WHOLE, looking]) == ways_of(WHOLE)

@@ -1,0 +1,205 @@
+"""What a tuning measures: every case, segmented in every way that a model can be run."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.core.case import Case
+from medseg.core.geometry import Geometry
+from medseg.core.labels import Labels
+from medseg.core.progress import Progress
+from medseg.core.volume import LabelMap
+from medseg.workflows.tune_cases import TuneCases
+from medseg.workflows.tune_choice import Floats, Steps, Way
+
+if TYPE_CHECKING:
+    from medseg.inference.roi import Roi, Scout
+    from medseg.inference.settings import InferenceSettings
+    from medseg.inference.stream import Predict
+    from medseg.models.bundle import Model
+
+ByStructure = Mapping[str, Steps]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A label map, compressed: those of all cases are held until post-processing is chosen."""
+
+    data: bytes
+    dtype: np.dtype[Any]
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, label_map: LabelMap) -> "Packed":
+        return cls(zlib.compress(label_map.data.tobytes(), 1), label_map.data.dtype, label_map.geometry)
+
+    def label_map(self) -> LabelMap:
+        values = np.frombuffer(zlib.decompress(self.data), self.dtype).reshape(self.geometry.shape)
+        return LabelMap(values, self.geometry)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One way on one case: the label map, the seconds, the Dice that the network expected.
+
+    ``share``: of the forward passes of the whole scan, those that ran; above 1 where a first look was in vain.
+    """
+
+    label_map: Packed
+    seconds: float
+    expected: dict[str, float]
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One case: its reference, its ``shape`` on the plan's grid, and the outcome of each way."""
+
+    case: Case
+    reference: Packed
+    shape: tuple[int, int, int]
+    outcomes: tuple[Outcome, ...]
+
+    def with_more(self, other: "Run") -> "Run":
+        """With the outcomes of further ways."""
+        return replace(self, outcomes=self.outcomes + other.outcomes)
+
+
+def settings_of(way: Way, model: "Model") -> "InferenceSettings":
+    """The settings to measure a way with, as the model wishes otherwise; without post-processing, which comes later."""
+    from medseg.inference.settings import InferenceOptions, settings_for
+
+    options = InferenceOptions(way.overlap, way.mirror, postprocess={}, roi=way.roi, refine=way.refine)
+    return settings_for(options, model.card.inference, model.plan)
+
+
+def roi_ways(ways: Sequence[Way], runs: Sequence[Run], model: "Model") -> tuple[list[Way], str]:
+    """Those of ``ways`` for which a first look can save anything in some case, looking first; and why none, in words."""
+    from medseg.inference.roi import pays
+
+    if model.card.inference.refine is not None:
+        return [], "the model wishes a refinement, which needs the whole scan's probabilities"
+    folds = len(model.card.weights)
+    found = [
+        replace(way, roi=True)
+        for way in ways
+        if any(pays(run.shape, model.plan, settings_of(way, model), folds) for run in runs)
+    ]
+    return found, "" if found else "no case has windows enough for a first look to save any"
+
+
+def measured(
+    model: "Model", predicts: Sequence["Predict"], found: TuneCases, ways: Sequence[Way], progress: Progress
+) -> list[Run]:
+    """Every case segmented in every way, each timed without reading; the network's time is that of all folds."""
+    from medseg.data.check import as_label
+    from medseg.data.preprocess import framed, shape_for
+    from medseg.inference.ensemble import ensembled, outputs_of
+    from medseg.inference.expected import ExpectedDice
+    from medseg.inference.review import always_there
+    from medseg.inference.roi import Scout
+    from medseg.inference.segment import segment
+    from medseg.io.reading import read_volumes
+    from medseg.io.scan import ReadOptions
+
+    runs, all_folds = [], len(predicts)
+    for number, (case, folds) in enumerate(zip(found.cases, found.folds, strict=True)):
+        volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
+        outcomes = []
+        for done, way in enumerate(ways, 1):
+            settings = settings_of(way, model)
+            outputs = outputs_of(len(folds), settings.ensemble)
+            predict = ensembled([predicts[n] for n in folds], outputs, regions=bool(model.labels.regions))
+            scout, looking = _timed(Scout(predicts[folds[0]], all_folds))
+            said = None if way.roi else ExpectedDice(model.labels)
+            made = segment(
+                volume,
+                model.plan,
+                predict,
+                settings=settings,
+                outputs=outputs,
+                expected=said,
+                scout=scout,
+                always=always_there(model.card.fingerprint),
+            )
+            others = sum(value for stage, value in made.seconds.items() if stage != "network")
+            looked = sum(looking)  # by one fold, however many are averaged afterwards
+            outcomes.append(
+                Outcome(
+                    Packed.of(made.label_map),
+                    others + looked + (made.seconds["network"] - looked) * all_folds / len(folds),
+                    said.of(made.label_map.volumes_ml()) if said else dict.fromkeys(model.labels.names, np.nan),
+                    _share(made.roi, all_folds * 2 ** len(settings.mirror)),
+                )
+            )
+            progress("ways to run it", number * len(ways) + done, len(found.cases) * len(ways))
+        reference = as_label(case, model.plan.structure_labels, volume.geometry)
+        shape = shape_for(framed(volume, model.plan)[0].geometry, model.plan)
+        runs.append(Run(case, Packed.of(reference), shape, tuple(outcomes)))
+    return runs
+
+
+def _timed(scout: "Scout") -> tuple["Scout", list[float]]:
+    """``scout``, and the seconds of each of its calls, which are added as they come."""
+    seconds: list[float] = []
+
+    def predict(patches: Any) -> Any:
+        start = perf_counter()
+        found = scout.predict(patches)
+        seconds.append(perf_counter() - start)
+        return found
+
+    return replace(scout, predict=predict), seconds
+
+
+def _share(roi: "Roi | None", passes: int) -> float:
+    """The share of the whole scan's forward passes that ran, where a window needs so many ``passes``, and one to look."""
+    if roi is None:
+        return 1.0
+    return (roi.first_look_windows + roi.windows * passes) / (roi.whole_scan_windows * passes)
+
+
+def dice_of(runs: Sequence[Run], way: int, steps: Sequence[ByStructure], labels: Labels) -> Floats:
+    """Dice (cases, structures) of one way after the ``steps`` of each case.
+
+    NaN where it is undefined, and for a structure that a case does not annotate.
+    """
+    from medseg.inference.postprocess import postprocess
+    from medseg.metrics.overlap import dice
+    from medseg.training.validation import compared
+
+    found = np.full((len(runs), len(labels.names)), np.nan)
+    for row, (run, asked) in enumerate(zip(runs, steps, strict=True)):
+        label_map, _ = postprocess(run.outcomes[way].label_map.label_map(), asked, labels)
+        pair, _ = compared(run.case, label_map, run.reference.label_map(), labels)
+        for column, structure in enumerate(labels.structures):
+            if run.case.annotated is None or structure.name in run.case.annotated:
+                found[row, column] = dice(pair.structure(structure.value))
+    return found
+
+
+def expected_of(runs: Sequence[Run], way: int, steps: Sequence[ByStructure], labels: Labels) -> Floats:
+    """What the network expected of one way, as ``dice_of``; NaN where the steps leave nothing of a structure."""
+    from medseg.inference.postprocess import postprocess
+
+    found = np.full((len(runs), len(labels.names)), np.nan)
+    for row, (run, asked) in enumerate(zip(runs, steps, strict=True)):
+        label_map, _ = postprocess(run.outcomes[way].label_map.label_map(), asked, labels)
+        for column, structure in enumerate(labels.structures):
+            if (label_map.data == structure.value).any():
+                found[row, column] = run.outcomes[way].expected[structure.name]
+    return found
+
+
+def seconds_of(runs: Sequence[Run], way: int) -> Floats:
+    """Seconds (cases,) of one way."""
+    return np.array([run.outcomes[way].seconds for run in runs])
+
+
+def shares_of(runs: Sequence[Run], way: int) -> Floats:
+    """Of each case (cases,), the share of the whole scan's forward passes that ran in one way."""
+    return np.array([run.outcomes[way].share for run in runs])
