@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medseg.core.boxes import Box, boxes_of
+from medseg.core.boxes import Box
 from medseg.core.component import build
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry, crop, order_between, order_to, resized, shape_at_spacing, upright
@@ -19,6 +19,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES, VOXEL_BY_VOXEL, Normalise
 from medseg.data.resample import (
     Shape,
+    as_float32,
     resample,
     resample_channels,
     resample_thick,
@@ -49,24 +50,41 @@ def framed(volume: Volume, plan: Plan) -> tuple[Volume, Box]:
     i, j, k = (slice(0, n) for n in straight.geometry.shape)
     if plan.feed.crop == "none":
         return straight, (i, j, k)
-    box = boxes_of((straight.data != 0).any(axis=0).view(np.uint8)).get(1, (i, j, k))
+    box = _box_not_zero(straight.data)
     start, shape = tuple(s.start for s in box), tuple(s.stop - s.start for s in box)
     inside = straight.data[(slice(None), *box)]
     grid = crop(straight.geometry, (start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
     return Volume(inside, grid, straight.warnings, straight.modality), box
 
 
+def _box_not_zero(data: npt.NDArray[Any]) -> Box:
+    """The box around what is not 0 in any channel of ``data`` (C, I, J, K); all of it where everything is 0.
+
+    Planes are looked at from outside until one is not empty, in most scans the first.
+    """
+    sides = [slice(0, n) for n in data.shape[1:]]
+    for axis in sorted(range(3), key=lambda a: -abs(data.strides[a + 1])):
+        planes = np.moveaxis(data[(slice(None), *sides)], axis + 1, 0)
+        first = next((n for n, plane in enumerate(planes) if plane.any()), None)
+        if first is None:
+            break
+        last = next(n for n in reversed(range(len(planes))) if planes[n].any())
+        sides[axis] = slice(first, last + 1)
+    return sides[0], sides[1], sides[2]
+
+
 def resampled(frame: Volume, plan: Plan) -> Volume:
     """``frame`` (of ``framed``) normalised and brought to the plan's spacing."""
-    shape = shape_for(frame.geometry, plan)
-    spacing_mm = frame.geometry.spacing_mm
-    how = plan.feed.image
+    shape, spacing_mm, how = shape_for(frame.geometry, plan), frame.geometry.spacing_mm, plan.feed.image
     channels = []
-    for found in normalised(frame, plan):
+    # What is a function of each voxel alone is normalised a few planes at a time, on the way.
+    each = zip(frame.data, by_window(frame, plan).normalise, strict=True) if by_voxel(plan) else None
+    for values, normalise in each or ((found, as_float32) for found in normalised(frame, plan)):
         if how is None:
-            found = resample(found, shape, spline_orders(spacing_mm))
+            found = resample(values, shape, spline_orders(spacing_mm), normalise)
         else:
-            found = resample_thick(found, shape, how.order, how.order_thick, thick_axis(spacing_mm, plan, how))
+            thick = thick_axis(spacing_mm, plan, how)
+            found = resample_thick(values, shape, how.order, how.order_thick, thick, normalise)
         channels.append(found)
     # A single channel, as CT has, is not copied.
     data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))

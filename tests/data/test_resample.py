@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.transform import resize
 
+from medseg.data.intensity import ct_window
 from medseg.data.resample import axis_matrix, resample, resample_channels, resample_thick, spline_orders
 
 CASES = [
@@ -66,6 +67,20 @@ def test_channels_lead_and_no_value_leaves_the_range():
 def test_a_size_that_stays_leaves_the_voxels_alone():
     data = noise((5, 6, 7))
     assert resample(data, (5, 6, 7), (3, 3, 3)) is data
+
+
+@pytest.mark.parametrize("shape", [(90, 80, 70), (40, 80, 110)], ids=str)
+def test_neither_the_memory_order_nor_where_it_is_normalised_changes_a_bit(shape):
+    """Blocks of planes are normalised and resampled in turn; more than one piece an axis, more than one block."""
+    data = np.random.default_rng(3).integers(-1000, 1000, (100, 90, 80), np.int16)
+    normalise = ct_window(lower=-900.0, upper=900.0, mean=40.0, sd=300.0)
+    ours = resample(data, shape, (3, 3, 3), normalise)
+    assert ours.flags.c_contiguous
+    np.testing.assert_array_equal(resample(np.asfortranarray(data), shape, (3, 3, 3), normalise), ours)
+    np.testing.assert_array_equal(resample(normalise(data), shape, (3, 3, 3)), ours)
+    factors = [t / s for s, t in zip(data.shape, shape, strict=True)]
+    theirs = ndimage.zoom(normalise(data).astype(float), factors, order=3, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(ours, np.clip(theirs, ours.min(), ours.max()), atol=1e-5)
 
 
 @each_size
