@@ -138,19 +138,22 @@ class _Dispatch:
         """What became of a worker's task, unless that worker was missed in the meantime."""
         if at not in self.busy or self.busy[at][0] is not future:
             return
-        order = self.busy[at][1]
         if future.status != "finished":
             self._broken(at, future)
             return
+        _, order = self.busy.pop(at)
+        if order and self.waiting and self.stop.signal_number is None:
+            # The worker goes on while its answer is fetched and written.
+            self._send(at, self.waiting.popleft())
         try:
             answer = future.result(timeout=ANSWER_SECONDS)
         except TimeoutError:  # it died before it gave its answer away, and Dask would wait for it without end
-            self._lost(at)
+            self._again(order)
             return
         if "error" in answer:
             raise error_of(answer)
-        del self.busy[at]
-        self.idle.add(at)
+        if at not in self.busy:
+            self.idle.add(at)
         if order is None:
             self._agree(answer)
         else:
@@ -185,9 +188,13 @@ class _Dispatch:
             ) from error
 
     def _lost(self, at: str) -> None:
-        """A worker died: its case is done again, unless it has taken too many with it."""
+        """A worker died with what it had in hand."""
         future, order = self.busy.pop(at)
         future.cancel()
+        self._again(order)
+
+    def _again(self, order: Order | None) -> None:
+        """A case that a worker died of is done again, unless it has taken too many with it."""
         name = order.name if order else ""
         self.deaths[name] += 1
         if self.deaths[name] < self.tries:
