@@ -151,6 +151,7 @@ def worker(
     import torch
 
     import medseg.inference.segment as engine
+    import medseg.inference.windows_of_scan as streaming
     from medseg.inference.backends import start
     from medseg.inference.segmenter import Segmenter
     from medseg.io.scan import DEFAULTS
@@ -177,12 +178,14 @@ def worker(
         beside += 1
         return forward(patches)
 
-    stream = engine.stream_bricks
+    def blended(stream: Any) -> Any:
+        def streamed(*arguments: Any, **named: Any) -> Any:
+            slabs, step = iter(stream(*arguments, **named)), stages.inside("slabs", next)
+            while (slab := step(slabs, None)) is not None:
+                yield slab
+                del slab
 
-    def blended(*arguments: Any, **named: Any) -> Any:
-        slabs = iter(stream(*arguments, **named))
-        while (slab := stages.inside("slabs", next)(slabs, None)) is not None:
-            yield slab
+        return streamed
 
     def staged(function: Any) -> Any:
         def prepared(*arguments: Any) -> Any:
@@ -191,7 +194,9 @@ def worker(
 
         return prepared
 
-    engine.stream_bricks, engine.framed, engine.resampled = blended, staged(engine.framed), staged(engine.resampled)
+    streaming.stream_bricks = blended(streaming.stream_bricks)
+    streaming.stream_logits = blended(streaming.stream_logits)
+    engine.framed, engine.resampled = staged(engine.framed), staged(engine.resampled)
     with stages("read"):
         opened = segmenter.open([Path(scan)], DEFAULTS)
         volume = opened.__enter__().volume

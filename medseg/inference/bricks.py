@@ -125,8 +125,7 @@ class Bricks:
     dtype: torch.dtype = torch.float32
     exclusive: bool = False
     as_nnunet: bool = False
-    _held: dict[Triple, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _taken: dict[Triple, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _held: dict[Triple, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     _pool: Pool = field(default_factory=Pool)
 
     def __post_init__(self) -> None:
@@ -145,13 +144,13 @@ class Bricks:
     def add(self, logits: Tensor, start: Triple) -> Iterator[tuple[Box, Tensor]]:
         """Add the ``logits`` (K, *window) of the window at ``start``; the bricks for which it was the last: box and mean (K, ...).
 
-        A mean is overwritten when the next one is asked for. Raises ModelError where the sums overflow.
+        A mean is overwritten when the next one is asked for. Raises ModelError where float16 overflows.
         """
         top = logits.amax(dim=0) if self.exclusive and self.dtype != logits.dtype else None
         done = []
         for brick in bricks_at(start, self._window, self.cuts):
             box = self._box(brick)
-            sums, norm = self._held.get(brick) or self._made(brick, [side.stop - side.start for side in box])
+            sums, norm, _ = self._held.get(brick) or self._made(brick, [side.stop - side.start for side in box])
             here, there = [], []
             for side, first, size in zip(box, start, self._window, strict=True):
                 low, high = max(side.start, first), min(side.stop, first + size)
@@ -169,26 +168,26 @@ class Bricks:
             if not self._left[brick]:
                 done.append(brick)
         for brick in done:
-            sums, norm = self._held.pop(brick)
+            sums, norm, room = self._held.pop(brick)
             for sum_ in sums:
                 sum_.div_(norm)
-            if self.as_nnunet and not all(sum_.isfinite().all() for sum_ in sums):
+            if self.dtype == torch.float16 and not all(sum_.isfinite().all() for sum_ in sums):
                 raise ModelError(
-                    "logits are too large for sums in float16, as nnU-Net makes them; run it with --accumulators f32"
+                    "what the network gives is too large for sums in float16; run it with --accumulators f32"
                 )
             yield self._box(brick), sums
-            self._pool.give(self._room(brick), self._taken.pop(brick))
+            self._pool.give(self._room(brick), room)
 
     def _room(self, brick: Triple) -> int:
         return prod(side[n] for side, n in zip(self._rooms, brick, strict=True))
 
-    def _made(self, brick: Triple, shape: list[int]) -> tuple[Tensor, Tensor]:
-        """Sums and weights of 0 for ``brick``."""
+    def _made(self, brick: Triple, shape: list[int]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Sums and weights of 0 for ``brick``, and the room that they lie in."""
         voxels = prod(shape)
-        sums, norm = self._taken[brick] = self._pool.take(self._room(brick), self._new)
-        zeros = sums[: self.outputs * voxels].zero_().view(self.outputs, *shape), norm[:voxels].zero_().view(shape)
-        self._held[brick] = zeros
-        return zeros
+        sums, norm = room = self._pool.take(self._room(brick), self._new)
+        sums, norm = sums[: self.outputs * voxels].zero_(), norm[:voxels].zero_()
+        self._held[brick] = sums.view(self.outputs, *shape), norm.view(shape), room
+        return self._held[brick]
 
     def _new(self, room: int) -> tuple[Tensor, Tensor]:
         return _mapped(self.outputs * room, self.dtype), _mapped(room, self._norm_type)

@@ -1,7 +1,7 @@
 """One scan in, its label map out, on the scan's own grid: what training validates with and what `infer` runs."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from medseg.core.boxes import Box
-from medseg.core.errors import ModelError
 from medseg.core.geometry import order_to, upright
 from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
@@ -25,15 +22,15 @@ from medseg.inference.crf import refine
 from medseg.inference.decide import Decide, largest, largest_in_float16, regions_in_order
 from medseg.inference.ensemble import Outputs
 from medseg.inference.expected import ExpectedDice
-from medseg.inference.memory import DTYPES, fitted, stepping_down
+from medseg.inference.memory import fitted, stepping_down
 from medseg.inference.mirroring import mirrored
 from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import needed, restore
 from medseg.inference.roi import FIRST_OVERLAP, Roi, Scout, coarse_to_fine
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.stream import Predict, stream_bricks, window_order
-from medseg.inference.windows import BLENDS
+from medseg.inference.stream import Predict
+from medseg.inference.windows_of_scan import WindowsOfScan
 from medseg.io.recorded import Recorded
 from medseg.models.head import Head
 
@@ -122,56 +119,9 @@ def segment(
     stored = order.geometry(volume.geometry)
     grid = upright(stored)
     source, target = shape_for(frame.geometry, plan), frame.geometry.shape
-    axis, *_ = order_of_windows = window_order(source, plan, settings.accumulators)
+    ran = WindowsOfScan(image, plan, settings, head, progress)
+    axis = ran.order[0]
     by_brick = source == target and record is None  # else whole planes are wanted
-    in_network = 0.0
-    predicted = 0
-    windows: dict[str, int] = {}
-
-    def bricks(
-        stage: str, forward: Predict, overlap: float, within: Box | None = None, *, planes: bool = True
-    ) -> Iterator[tuple[Box, Tensor]]:
-        before = windows.get(stage, 0)
-
-        def timed(patches: Tensor) -> Tensor:
-            nonlocal in_network, predicted
-            start = time.perf_counter()
-            logits = forward(patches)
-            in_network += time.perf_counter() - start
-            if not torch.isfinite(logits.sum()):  # else the largest of them would be a label like any other
-                raise ModelError(
-                    f"the network gives values that are not finite for {len(patches)} window(s): its weights are damaged, the "
-                    "scan's intensities are beyond all it was trained on, or the precision does not suffice (try --precision f32)"
-                )
-            predicted += len(patches)
-            return logits
-
-        def counted(_: str, done: int, of: int) -> None:
-            windows[stage] = before + of
-            progress(stage, before + done, before + of)
-
-        return stream_bricks(
-            image,
-            timed,
-            channels=held,
-            window=plan.patch_size,
-            order=order_of_windows,
-            planes=planes,
-            overlap=overlap,
-            batch=settings.batch,
-            dtype=DTYPES[settings.accumulators],
-            exclusive=not labels.regions and head is None,
-            as_nnunet=settings.accumulators == "nnunet",
-            weigh=BLENDS[plan.feed.blend],
-            within=within,
-            progress=counted,
-        )
-
-    def slabs_of(*asked: Any) -> Iterator[Tensor]:
-        for _, mean in bricks(*asked):
-            slab = mean.movedim(axis + 1, 1)
-            yield from (slab,) if head is None else head.slabs(slab)
-            del mean, slab
 
     channels = np.zeros(target, labels.channel_dtype)
     decide = _decision(plan, settings, outputs)
@@ -182,14 +132,13 @@ def segment(
         into = channels if part is None else channels[part]
         within = None if part is None else needed(part, source, target, orders)
         if by_brick:
-            for brick, mean in bricks("windows", predict, settings.overlap, within, planes=False):
-                for box, logits in ((brick, mean),) if head is None else head.pieces(brick, mean):
-                    into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
-                    if expected is not None:
-                        expected.add(logits, outputs)
-                del mean, logits
+            for box, logits in ran.bricks("windows", predict, settings.overlap, within):
+                into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
+                if expected is not None:
+                    expected.add(logits, outputs)
+                del logits
             return
-        slabs = slabs_of("windows", predict, settings.overlap, within)
+        slabs = ran.slabs("windows", predict, settings.overlap, within)
         if expected is not None:
             slabs = expected.watched(slabs, outputs)
         if record is not None:
@@ -217,7 +166,7 @@ def segment(
 
     roi = None
     if settings.roi:
-        look = partial(slabs_of, "first look", stepping_down(scout.predict, say), FIRST_OVERLAP)
+        look = partial(ran.slabs, "first look", stepping_down(scout.predict, say), FIRST_OVERLAP)
         roi = coarse_to_fine(
             frame.geometry,
             plan,
@@ -229,7 +178,7 @@ def segment(
             channels=channels,
             always=always,
         )
-        roi = replace(roi, first_look_windows=windows.get("first look", 0), windows=windows["windows"])
+        roi = replace(roi, first_look_windows=ran.counts.get("first look", 0), windows=ran.counts["windows"])
         say(str(roi))
     else:
         fill(None)
@@ -262,10 +211,10 @@ def segment(
     label_map, changes = postprocess(LabelMap(values, volume.geometry, labels), settings.postprocess, labels)
     seconds = {
         "preprocess": clock[1] - clock[0],
-        "network": in_network,
-        "blend_and_restore": clock[2] - clock[1] - in_network - in_refining,
+        "network": ran.seconds,
+        "blend_and_restore": clock[2] - clock[1] - ran.seconds - in_refining,
         **({} if refined is None else {"refine": in_refining}),
         "postprocess": time.perf_counter() - clock[2],
     }
-    total = sum(windows.values())
-    return Segmented(label_map, seconds, total, total - predicted, changes, refined, roi)
+    total = sum(ran.counts.values())
+    return Segmented(label_map, seconds, total, total - ran.predicted, changes, refined, roi)

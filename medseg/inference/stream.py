@@ -71,7 +71,7 @@ def stream_bricks(
     logits. ``within``: the box of the image that is wanted, from whose corner boxes count; only the windows that reach into it
     run, so that its voxels have the bits that they have without it.
 
-    ``dtype``, ``exclusive`` and ``as_nnunet``: see ``Bricks``. Raises ModelError where nnU-Net's sums overflow.
+    ``dtype``, ``exclusive`` and ``as_nnunet``: see ``Bricks``. Raises ModelError where float16 overflows.
     """
     shape = image.shape[1:]
     padding = [(max(0, w - n) // 2, max(0, w - n) - max(0, w - n) // 2) for n, w in zip(shape, window, strict=True)]
