@@ -51,14 +51,23 @@ class _Shown:
     def __init__(self, progress: Progress, *, quiet: bool) -> None:
         self._progress, self._quiet = progress, quiet
         self._total = 0
+        self._going: set[str] = set()  # stages that are not done
         self.told: set[str] = set()
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if stage == "cases":
             self._total = total
+        elif done < total:
+            self._going.add(stage)
+        else:
+            self._going.discard(stage)
         self._progress(stage, done, total)
 
     def tell(self, record: Record) -> None:
+        if record["status"] == "failed":
+            for stage in tuple(self._going):  # another thread may go on with the next case
+                if stage.startswith(f"{record['case']}: "):
+                    self.progress(stage, 0, 0)
         self.told.add(record["case"])
         place = f"[{len(self.told)}/{self._total}] {record['case']}"
         if record["status"] == "failed":

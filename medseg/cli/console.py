@@ -15,6 +15,8 @@ from rich.table import Table
 from medseg.core.progress import Progress, silent
 from medseg.core.text import printable
 
+_WIDEST = 34  # characters of a stage's name beside its bar
+
 
 def error_line(message: str) -> None:
     """One error on stderr, on one line, safe for any terminal: control characters are shown escaped."""
@@ -81,15 +83,20 @@ def progress_bars(*, quiet: bool, memory: Callable[[], str] = lambda: "") -> Ite
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    described = TextColumn("{task.description:>16}", markup=False)  # a name may hold [brackets]
+    columns = (described, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     more = (TimeRemainingColumn(), TextColumn("{task.fields[memory]}"))
     with Bars(*columns, *more, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:
+            if done >= total:
+                if stage in tasks:
+                    bars.remove_task(tasks.pop(stage))
+                return
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, memory="")
-            bars.update(tasks[stage], completed=done, total=total, visible=done < total, memory=memory())
+                tasks[stage] = bars.add_task(_shortened(printable(stage)), total=total, memory="")
+            bars.update(tasks[stage], completed=done, total=total, memory=memory())
 
         yield show
 
@@ -97,11 +104,14 @@ def progress_bars(*, quiet: bool, memory: Callable[[], str] = lambda: "") -> Ite
 def plain_lines(seconds: float = 30.0, memory: Callable[[], str] = lambda: "") -> Progress:
     """Progress for a log file: a line for a stage at most every so many ``seconds``, none for a stage that is quick.
 
-    The time left is that of the remaining units at the mean pace since the last line.
+    The time left is that of the remaining units at the mean pace since the last line. A stage that is done is forgotten.
     """
     said: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, done: int, total: int) -> None:
+        if not total:
+            said.pop(stage, None)
+            return
         now = time.monotonic()
         since, before = said.setdefault(stage, (now, done))
         if done < before:  # the stage begins again
@@ -111,8 +121,19 @@ def plain_lines(seconds: float = 30.0, memory: Callable[[], str] = lambda: "") -
             left = "" if done == before else f", {time_left((total - done) * (now - since) / (done - before))} left"
             used = memory()
             note_line(f"{stage}: {done} of {total}{left}{f', {used}' if used else ''}")
+        if done >= total:
+            del said[stage]
 
     return show
+
+
+def _shortened(stage: str) -> str:
+    """``stage`` without the middle of a long name, which would leave a bar no room.
+
+    >>> _shortened("a_very_long_name_of_a_case_in_a_folder: windows")
+    'a_very_long_nam…_a_folder: windows'
+    """
+    return stage if len(stage) <= _WIDEST else f"{stage[:15]}…{stage[-18:]}"
 
 
 def time_left(seconds: float) -> str:

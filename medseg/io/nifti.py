@@ -43,14 +43,7 @@ def read_nifti(
     """
     header_path, voxel_path = pair_of(path)
     with open_stream(header_path) as stream:
-        _check_gzip(stream, header_path)
-        header, _ = _read_header(stream, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
-        _check_pairing(stream, header_path, header)
-        claim = Stored(np.empty(0, header.dtype), header.geometry, header.slope, header.intercept)
-        stored, converted = header.dtype.itemsize, claim.is_converted
-        check_scan_room(
-            stream.name, header.geometry.shape, header.channels, stored=stored, converted=converted, most=max_memory
-        )
+        header = _fitting(stream, header_path, max_voxels=max_voxels, bomb_bytes=bomb_bytes, max_memory=max_memory)
         if header.single:
             data = _read_voxels(stream, header)
     if not header.single:
@@ -60,6 +53,26 @@ def read_nifti(
             stream.read(header.offset)
             data = _read_voxels(stream, header)
     return Stored(data, header.geometry, header.slope, header.intercept, header.warnings)
+
+
+def check_nifti_room(path: Path, *, max_voxels: int, max_memory: int) -> None:
+    """Raise ResourceError where the file cannot fit in ``max_memory``, by its header; else as ``read_nifti``."""
+    header_path, _ = pair_of(path)
+    with open_stream(header_path) as stream:
+        _fitting(stream, header_path, max_voxels=max_voxels, bomb_bytes=IMAGE_BOMB_BYTES, max_memory=max_memory)
+
+
+def _fitting(stream: Stream, path: Path, *, max_voxels: int, bomb_bytes: int, max_memory: int | None) -> NiftiHeader:
+    """The header in ``stream``, held to the file and to the memory."""
+    _check_gzip(stream, path)
+    header, _ = _read_header(stream, max_voxels=max_voxels, bomb_bytes=bomb_bytes)
+    _check_pairing(stream, path, header)
+    claim = Stored(np.empty(0, header.dtype), header.geometry, header.slope, header.intercept)
+    stored, converted = header.dtype.itemsize, claim.is_converted
+    check_scan_room(
+        stream.name, header.geometry.shape, header.channels, stored=stored, converted=converted, most=max_memory
+    )
+    return header
 
 
 def label_names_from_nifti(path: Path) -> dict[str, int] | None:

@@ -1,14 +1,16 @@
 """One door for every scan and label map: the path decides the reader, and all of them are held to the same checks."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medseg.core.errors import DataError, GeometryError
+from medseg.core.files import sha256_of
 from medseg.core.geometry import Geometry, StorageOrder, order_between
 from medseg.core.labels import Labels
 from medseg.core.memory import check_room
@@ -61,6 +63,21 @@ def open_scan(paths: Sequence[Path], *, channels: int | None = None, options: Re
         yield replace(scans[0], volume=volume)
 
 
+def check_room_by_headers(paths: Sequence[Path], options: ReadOptions) -> None:
+    """Raise ResourceError where one of ``paths`` is a NIfTI file that cannot fit in the memory of ``options``, by its header.
+
+    Whatever else is wrong with them is left to ``open_scan``.
+    """
+    if options.max_memory is None:
+        return
+    from medseg.io.nifti import check_nifti_room
+
+    for path in paths:
+        if path.name.lower().endswith(_NIFTI):
+            with suppress(DataError):
+                check_nifti_room(path, max_voxels=options.max_voxels, max_memory=options.max_memory)
+
+
 def files_of(path: Path, options: ReadOptions = DEFAULTS) -> tuple[Path, ...]:
     """The files that hold the scan at ``path``: itself, and the voxels beside a header. Raises DataError."""
     suffix = path.suffix.lower()
@@ -73,6 +90,18 @@ def files_of(path: Path, options: ReadOptions = DEFAULTS) -> tuple[Path, ...]:
 
         return pair_of(path)
     return (path,)
+
+
+def hash_of(scan: Path, options: ReadOptions = DEFAULTS) -> str:
+    """The sha256 of a scan's file, of all files of its folder, or of a header and the voxels beside it.
+
+    Raises DataError where it cannot be read.
+    """
+    try:
+        digests = [sha256_of(part) for part in files_of(scan, options)]
+    except OSError as error:
+        raise DataError(f"{shown(scan)}: could not be read ({error.strerror or error})") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def read_volume(path: Path, *, channels: int | None = None, options: ReadOptions = DEFAULTS) -> Volume:

@@ -10,11 +10,12 @@ from typing import Any
 from medseg.core.errors import DiskFullError, MedsegError, OutputError
 from medseg.core.files import sha256_of
 from medseg.core.interrupt import StopFlag
-from medseg.core.progress import Progress, silent
+from medseg.core.progress import Progress, of_case, silent
 from medseg.inference.result import SegmenterResult
 from medseg.inference.settings import InferenceOptions
+from medseg.io.reading import hash_of
 from medseg.io.scan import DEFAULTS, ReadOptions
-from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, InferResult, Job, Opened, Say, hash_of
+from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, InferResult, Job, Opened, Say
 
 _MOST = 1e15  # no time in seconds and no volume is beyond it; NaN and infinity are not within it
 Record = dict[str, Any]
@@ -106,7 +107,11 @@ def pipelined(
                 following = None if alone else next(iter(orders[number + 1 : number + 2]), None)
                 ahead = reader.submit(_read, job, following) if following else None
                 with stop.at_once():
-                    found = opened if not isinstance(opened, Opened) else _segmented(job, order, opened, progress)
+                    found = (
+                        opened
+                        if not isinstance(opened, Opened)
+                        else _segmented(job, order, opened, of_case(progress, order.name))
+                    )
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(_write_and_tell, common, job, order, opened, found, done)

@@ -1,6 +1,6 @@
 """Infer: scan -> read -> preprocess -> windows -> blend -> restore on the scan's grid -> write -> manifest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +8,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.progress import Progress, silent
 from medseg.inference.settings import InferenceOptions
 from medseg.io.outputs import check_apart, check_free
+from medseg.io.reading import check_room_by_headers
 from medseg.io.scan import DEFAULTS, MAX_VOXELS, ReadOptions
 from medseg.io.targets import Channels, place_of, targets_of
 from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, InferResult, Job, Say
@@ -48,8 +49,8 @@ def infer(
     (target,) = targets_of([channels], None if output is None else Path(output), force=force)
     options = ReadOptions(series, on_gap, max_voxels)
     folder = None if model is None else Path(model)
-    job = Job.starting(folder, device=device, also=also, options=options, settings=settings, say=say)
-    check_free(job.writers, place_of(target), job.labels, force=force)
+    first = _refusals([channels], [target], force=force)
+    job = Job.starting(folder, device=device, also=also, options=options, settings=settings, say=say, first=first)
     return job.run(channels, target, progress)
 
 
@@ -71,12 +72,23 @@ def infer_cases(
     Everything that concerns all of them (device, model, outputs that clash, exist or cannot be written) is raised first.
     """
     targets = targets_of(cases, output, force=force)
-    job = Job.starting(model, device=device, also=also, options=options, settings=settings, say=say)
-    check_apart(job.writers, [place_of(target) for target in targets], job.labels)
-    for target in targets:
-        check_free(job.writers, place_of(target), job.labels, force=force)
+    first = _refusals(cases, targets, force=force)
+    job = Job.starting(model, device=device, also=also, options=options, settings=settings, say=say, first=first)
     for channels, target in zip(cases, targets, strict=True):
         try:
             yield channels[0], job.run(channels, target, progress)
         except MedsegError as error:
             yield channels[0], error
+
+
+def _refusals(cases: Sequence[Channels], targets: Sequence[Path], *, force: bool) -> Callable[[Job], None]:
+    """What refuses a job before PyTorch starts: outputs that clash or exist, and a lone scan that its memory cannot hold."""
+
+    def refuse(job: Job) -> None:
+        check_apart(job.writers, [place_of(target) for target in targets], job.labels)
+        for target in targets:
+            check_free(job.writers, place_of(target), job.labels, force=force)
+        if len(cases) == 1:
+            check_room_by_headers(cases[0], job.options)
+
+    return refuse

@@ -8,11 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from medseg.core.errors import ConfigError, DataError, MedsegError
-from medseg.core.files import json_bytes, sha256_of, write_together
+from medseg.core.files import json_bytes, write_together
 from medseg.core.labels import Labels
+from medseg.core.memory import check_start
 from medseg.core.progress import Progress
 from medseg.core.provenance import provenance
 from medseg.core.volume import LabelMap, Volume
@@ -21,9 +23,9 @@ from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter, open_for
 from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.io.outputs import WRITERS, Segmentation, Writer, label_map_file, writers_of
-from medseg.io.reading import files_of
+from medseg.io.reading import hash_of
 from medseg.io.recorded import Recorded
-from medseg.io.scan import DEFAULTS, ReadOptions, Scan
+from medseg.io.scan import ReadOptions, Scan
 from medseg.io.source import shown
 from medseg.io.targets import Channels, manifest_path, place_of
 from medseg.models.installed import find_model
@@ -89,12 +91,14 @@ class Job:
     loading: Future[Segmenter]
     writers: Mapping[str, Writer]
     options: ReadOptions
+    left: Event = field(default_factory=Event)
 
     @classmethod
     def load(cls, folder: Path | None, **asked: Any) -> "Job":
         """See ``starting``; the network is loaded and verified. Raises ConfigError, ModelError and ResourceError."""
         job = cls.starting(folder, **asked)
-        job.loading.result()
+        with job.last_word():
+            job.loading.result()
         return job
 
     @classmethod
@@ -107,11 +111,13 @@ class Job:
         options: ReadOptions,
         settings: InferenceOptions,
         say: Say,
+        first: Callable[["Job"], None] = lambda job: None,
     ) -> "Job":
         """The model in ``folder``; PyTorch and the network start in a thread, so that a scan can be read meanwhile.
 
-        Raises ConfigError and ModelError for what model.json tells; what is wrong with the weights or the device is raised
-        by whatever needs ``segmenter``.
+        ``first`` is given the job before they start, to refuse what needs neither. Raises ConfigError and ModelError for what
+        model.json tells, ResourceError where ``max_memory`` does not suffice for PyTorch alone; what is wrong with the
+        weights or the device is raised by whatever needs ``segmenter``.
         """
         writers, found = writers_of(also, OUTPUTS), find_model(folder)
         card = read_card(found)
@@ -121,23 +127,41 @@ class Job:
                 f"roi: outside the box there is no {maps[0]} to save; leave out --save-{maps[0]}, or take --no-roi"
             )
 
+        job = cls(card, Future(), writers, replace(options, max_memory=settings.max_memory))
+        check_start(str(found), settings.max_memory)
+        first(job)
+
+        def tell(line: str) -> None:
+            if not job.left.is_set():
+                say(line)
+
         def loaded() -> Segmenter:
-            segmenter = Segmenter.load(found, device=device, say=say, **vars(settings))
-            say(f"model: {segmenter.describe()}")
+            segmenter = Segmenter.load(found, device=device, say=tell, **vars(settings))
+            tell(f"model: {segmenter.describe()}")
             if settings.preset is not None:
                 preset, used = card.inference.presets[settings.preset], segmenter.settings
                 other = [n for n in _MEASURED if getattr(settings, n) is not None and vars(used)[n] != vars(preset)[n]]
                 alone = " with all folds" if used.folds else ""
                 alone += f"; not measured with the {' and '.join(other)} that you ask for" if other else ""
-                say(preset.quoted(settings.preset) + alone)
+                tell(preset.quoted(settings.preset) + alone)
             if segmenter.dice_predictor is not None and (remark := segmenter.dice_predictor.remark()):
-                say(remark)
+                tell(remark)
             return segmenter
 
         thread = ThreadPoolExecutor(1)
         loading = thread.submit(loaded)
         thread.shutdown(wait=False)
-        return cls(card, loading, writers, replace(options, max_memory=settings.max_memory))
+        return replace(job, loading=loading)
+
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """For a block that waits for what loads: where a signal or a bug ends it, what still loads says nothing any more."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, MedsegError):
+                self.left.set()
+            raise
 
     @property
     def segmenter(self) -> Segmenter:
@@ -153,12 +177,13 @@ class Job:
 
         What is wrong with the model is raised first, whatever is wrong with the scan.
         """
-        try:
-            opened = self.read(channels)
-        except MedsegError:
-            self.loading.result()
-            raise
-        return self.write(opened, self.segment(opened, progress, target), target)
+        with self.last_word():
+            try:
+                opened = self.read(channels)
+            except MedsegError:
+                self.loading.result()
+                raise
+            return self.write(opened, self.segment(opened, progress, target), target)
 
     def read(self, channels: Channels) -> Opened:
         """The scan, checked for the model and the writers, with its hash. Raises DataError and ResourceError."""
@@ -256,18 +281,6 @@ class Job:
             digests,
             found.predicted_dice,
         )
-
-
-def hash_of(scan: Path, options: ReadOptions = DEFAULTS) -> str:
-    """The sha256 of a scan's file, of all files of its folder, or of a header and the voxels beside it.
-
-    Raises DataError where it cannot be read.
-    """
-    try:
-        digests = [sha256_of(part) for part in files_of(scan, options)]
-    except OSError as error:
-        raise DataError(f"{shown(scan)}: could not be read ({error.strerror or error})") from error
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _described(volume: Volume) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 import medseg
 from medseg.cli import app
 from medseg.cli.app import run
-from medseg.cli.console import error_line, note_line, print_table, progress_bars
+from medseg.cli.console import error_line, note_line, plain_lines, print_table, progress_bars
 from medseg.core.errors import CasesError, ConfigError, DataError, Interrupted, OutputError, ResourceError
 from medseg.core.text import printable
 
@@ -198,6 +198,30 @@ def test_progress_is_silent_where_nobody_watches(capsys, quiet):
     with progress_bars(quiet=quiet) as progress:
         progress("windows", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_has_the_name_of_its_stage_whatever_that_is_until_it_ends(capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bars(quiet=False) as progress:
+        progress("cases", 0, 2)
+        progress("q[/b]\x1b: windows", 1, 2)
+        progress("q[/b]\x1b: windows", 0, 0)
+        progress("a_very_long_name_of_a_case_in_a_folder: windows", 1, 2)
+    shown = capsys.readouterr().err
+    assert "a_very_long_nam…_a_folder: windows" in shown
+    with progress_bars(quiet=False) as progress:
+        progress("q[/b]\x1b: windows", 1, 2)
+    shown = capsys.readouterr().err
+    assert r"q[/b]\x1b: windows" in shown
+    assert "cases" not in shown
+
+
+def test_lines_in_a_log_end_with_their_stage(capsys):
+    progress = plain_lines(0.0)
+    for told in (("a: windows", 1, 4), ("a: windows", 0, 0), ("cases", 0, 0), ("b: windows", 4, 4)):
+        progress(*told)
+    assert capsys.readouterr().err == "a: windows: 1 of 4\nb: windows: 4 of 4\n"
 
 
 def test_the_public_names_are_these_and_load_on_first_use():

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
 
+from medseg.cli import console
 from medseg.cli.app import run
+from medseg.cli.cohort import _Shown
 from tests.models.tiny_model import texture, tiny_model, write_scan
 
 
@@ -30,6 +33,26 @@ def infer(capsys, model, tmp_path, monkeypatch):
         return code, *capsys.readouterr()
 
     return command
+
+
+def test_lines_of_a_log_name_the_case_that_runs(infer, monkeypatch):
+    monkeypatch.setattr(console, "plain_lines", partial(console.plain_lines, 0.0))
+    _, _, err = infer("scans", "--output", "out")
+    lines = err.splitlines()
+    running = [line for line in lines if "windows: " in line]
+    assert {line.partition(": ")[0] for line in running} == {"a", "deep/b"}
+    assert sum(line.startswith("[") for line in lines) == 2
+    assert sum(line.startswith("medseg: error: [") for line in lines) == 1
+
+
+def test_a_case_that_failed_goes_no_further(capsys):
+    told = []
+    shown = _Shown(lambda *stage: told.append(stage), quiet=True)
+    shown.progress("a: windows", 1, 3)
+    shown.progress("b: windows", 1, 3)
+    shown.tell({"case": "a", "status": "failed", "error": "too bad"})
+    assert told[-1] == ("a: windows", 0, 0)
+    assert len(told) == 3
 
 
 def test_each_case_has_a_line_and_a_row_and_a_bad_one_makes_the_code_1(infer):

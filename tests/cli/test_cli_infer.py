@@ -2,6 +2,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -186,6 +188,32 @@ def test_an_existing_output_is_exit_4_and_force_overwrites_it(here, infer):
     assert (here / "x_seg.nii.gz").stat().st_ino == before
     assert infer(scan, "--force").code == 0
     assert (here / "x_seg.nii.gz").stat().st_ino != before
+
+
+def test_what_needs_no_network_is_refused_before_pytorch_starts_and_nothing_is_said_after(here, model):
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.diag([0.8, 0.8, 0.8, 1])).header
+    header.set_data_shape((400, 400, 400))
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = 352
+    with (here / "big.nii").open("wb") as file:
+        file.write(header.binaryblock.ljust(352, b"\0"))
+        file.truncate(352 + 2 * 400**3)  # sparse: 5 bytes a voxel are 0.3 GiB, 320 MiB are for PyTorch and libraries
+    write_scan(here / "done.nii.gz")
+    (here / "done_seg.nii.gz").write_text("mine")
+    runs = [["big.nii", "--max-memory", "90M"], ["big.nii", "--max-memory", "600M"], ["done.nii.gz"]]
+    program = (
+        "import sys; from medseg.cli.app import run\n"
+        f"for one in {runs!r}: print(run(['infer', '--model', {str(model)!r}, *one]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["5 False", "5 False", "4 False"], done.stderr
+    any_model, this_scan, exists = done.stderr.splitlines()
+    assert "max-memory 0.09 GiB does not suffice: any model needs at least 0." in any_model
+    assert (
+        "big.nii: max-memory 0.59 GiB does not suffice: to read and segment it takes at least 0.61 GiB beside"
+        in this_scan
+    )
+    assert "exists already" in exists
 
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "cpu:0", "CUDA", "", "mps"])

@@ -12,11 +12,14 @@ from medseg.core import files
 from medseg.core.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from medseg.core.geometry import Geometry, all_storage_orders, order_between
 from medseg.core.plan import Fingerprint
+from medseg.core.progress import silent
 from medseg.core.volume import Volume
 from medseg.inference import segmenter
 from medseg.inference.settings import InferenceOptions
 from medseg.io.nifti import write_volume
 from medseg.io.reading import read_volume
+from medseg.io.scan import DEFAULTS
+from medseg.workflows import infer_case
 from medseg.workflows.infer import InferResult, infer, infer_cases
 from tests.models.bad_model import edit_weights
 from tests.models.tiny_model import OBLIQUE, texture, tiny_model, tiny_plan, write_scan
@@ -410,3 +413,25 @@ def test_a_scan_unlike_the_trainings_is_to_be_reviewed_with_reasons(scan, tmp_pa
         "field of view foot to head is 20 mm; training had 50 mm",
     ]
     assert f"review: {result.manifest['review_reasons'][0]}" in result.warnings
+
+
+def test_a_network_that_loads_after_an_interrupt_says_nothing_any_more(model, scan, monkeypatch):
+    go, said = threading.Event(), []
+    real = infer_case.Segmenter.load
+
+    def slow(*args, **options):
+        go.wait(60)
+        return real(*args, **options)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer_case.Segmenter, "load", slow)
+    monkeypatch.setattr(infer_case, "open_for", interrupted)
+    asked = {"device": "cpu", "also": (), "options": DEFAULTS, "settings": InferenceOptions()}
+    job = infer_case.Job.starting(model, say=said.append, **asked)
+    with pytest.raises(KeyboardInterrupt):
+        job.run([scan], scan.with_name("x_seg.nii.gz"), silent)
+    go.set()
+    assert job.segmenter.model.folder == model
+    assert said == []
