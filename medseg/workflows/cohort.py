@@ -23,6 +23,7 @@ from medseg.workflows.cohort_results import check_results_free, write_page, writ
 from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, Job, Say
 
 _HASHING_THREADS = 4
+_SHORT = 16  # digits of a hash, which a message shows
 _COSTS = {"batch", "max_memory"}  # what a run that goes on may change: time and memory, not results
 
 
@@ -141,12 +142,15 @@ def _identity(job: Job, common: Common) -> tuple[dict[str, Any], dict[str, Any]]
     settings = {key: value for key, value in _settings(job, common).items() if key not in _COSTS}
     model, card = job.segmenter.model, job.segmenter.model.card
     deciding = {
-        "weights": card.weights,
         "plan": card.plan.model_dump(mode="json"),
         "structures": [card.labels, {name: own.model_dump(mode="json") for name, own in card.structures.items()}],
         "fingerprint": card.fingerprint and card.fingerprint.model_dump(mode="json"),
     }
-    told = {"name": card.name, **{part: sha256_of_json(content) for part, content in deciding.items()}}
+    told = {
+        "name": card.name,
+        "weights": {file.removesuffix(".safetensors"): digest[:_SHORT] for file, digest in card.weights.items()},
+        **{part: sha256_of_json(content)[:_SHORT] for part, content in deciding.items()},
+    }
     return {"model": told, "settings": settings}, {
         "model": {"name": card.name, "sha256": model.sha256},
         "settings": settings,

@@ -221,7 +221,7 @@ def test_a_model_is_what_decides_its_label_maps_wherever_it_lies(run, changed, t
     with pytest.raises(OutputError, match=r"begun with settings mirror_labels="):
         run(model=changed(inference={"mirror_labels": "kept"}))
     other = tiny_model(tmp_path / "other", states=tiny_states(tiny_plan(), 2))
-    with pytest.raises(OutputError, match=r'begun with model weights="'):
+    with pytest.raises(OutputError, match=r'begun with model weights={"fold_0": "\w{16}"}, but'):
         run(model=other)
     assert run().again == 3
 
