@@ -122,6 +122,7 @@ NO_FILE = {
     ("cli.evaluate", "report.save"): "our Report, which writes by core.files",
     ("report.evaluation", "self.to_csv"): "gives text, for write_durable",
     ("models.exporters.onnx_network", "program.save"): "into the folder that core.files stages",
+    ("models.exporters.monai_bundle", "torch.save"): "into the temporary file that core.files gives it",
     ("io.source", "os.fdopen"): "opens for reading",
     ("io.image2d", "image.save"): "into a BytesIO",
     ("io.dicom_write", "zipfile.ZipFile"): "into a BytesIO",

@@ -11,12 +11,12 @@ from medseg.cli.options import AsJson, Quiet
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder, or an installed model's name.", readable=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", readable=False)],
-    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    format: Annotated[str, typer.Option("--format", help="onnx or monai-bundle.")] = "onnx",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model for other programs: ONNX networks, and all that stands around them as JSON."""
+    """Write a model for other programs: ONNX networks with all that stands around them as JSON, or a MONAI bundle."""
     from medseg.cli.console import note_line, print_json, progress_bars
     from medseg.core.text import printable
     from medseg.workflows import export as workflow

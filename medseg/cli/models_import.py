@@ -11,14 +11,21 @@ from medseg.cli.options import AsJson
 def import_model(
     source: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="A folder that nnU-Net v2 trained (plans.json, fold_*).", readable=False),
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder that nnU-Net v2 trained (plans.json, fold_*), or a MONAI bundle (a folder or .zip).",
+            readable=False,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to write.", readable=False)],
     folds: Annotated[
         str | None, typer.Option("--folds", help="0,1 or all (fold_all). Default: every numbered fold, else fold_all.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", help="File in each fold. Default: checkpoint_final.pth.")
+        str | None,
+        typer.Option(
+            "--checkpoint", help="File in each fold (default checkpoint_final.pth), or in models/ of a bundle."
+        ),
     ] = None,
     configuration: Annotated[
         str | None, typer.Option("--configuration", help="Which one, where FOLDER holds several: 2d, 3d_fullres ...")
@@ -27,16 +34,14 @@ def import_model(
         str | None,
         typer.Option("--orientation", help="How the training files were stored, such as LPS. Default: RAS."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Of the model. Default: data set and configuration.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: as the folder says.")] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="Of the weights, such as CC-BY-4.0.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import a model that nnU-Net v2 trained. Nothing in its files is executed."""
+    """Import a model that nnU-Net v2 trained, or a MONAI bundle. Nothing in its files is executed."""
     from medseg.cli.console import print_json
     from medseg.workflows.import_model import folds_of
     from medseg.workflows.import_model import import_model as run

@@ -51,17 +51,24 @@ class Feed(_Frozen):
     """How a scan is fed to the network and how logits come back: the defaults are medseg's own way, others an import's.
 
     ``orientation``: the directions of i, j, k that the network saw in training. ``crop``: to the box of what is not 0;
-    outside it all is background. ``native_axes`` keep the scan's own voxels. ``image`` and ``logits``: None is medseg's
-    way (cubic, linear along thick axes; logits linear). ``blend``: how windows are weighted where they overlap;
+    outside it all is background. ``native_axes`` keep the scan's own voxels. ``grid``: the plan's has the scan's outer faces,
+    or is MONAI's, there and back linearly. ``normalise``: intensities before resampling or, on MONAI's grid, after.
+    ``image`` and ``logits``: None is medseg's way (cubic, linear along thick axes; logits linear). ``starts``: windows evenly
+    spaced, or as far apart as the overlap says, but for the last. ``blend``: how windows are weighted where they overlap;
     ``window_axes``: the axes along which windows follow each other, slowest first, where the roundings of their sums matter.
+    ``outputs``: what comes back to the scan's grid.
     """
 
     orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] = "RAS"
     crop: Literal["none", "nonzero"] = "none"
     native_axes: tuple[Axis, ...] = ()
+    grid: Literal["faces", "monai"] = "faces"
+    normalise: Literal["before", "after"] = "before"
     image: Resampling | None = None
     logits: Resampling | None = None
-    blend: Literal["gaussian", "nnunet"] = "gaussian"
+    starts: Literal["even", "fixed"] = "even"
+    blend: Literal["gaussian", "nnunet", "monai", "constant"] = "gaussian"
+    outputs: Literal["logits", "probabilities"] = "logits"
     window_axes: tuple[Axis, Axis, Axis] | None = None
 
 
@@ -194,6 +201,12 @@ class Plan(_Frozen):
                 raise ValueError("feed: spline orders are 0 (nearest), 1 (linear) or 3 (cubic)")
         if self.feed.logits is not None and max(self.feed.logits.order, self.feed.logits.order_thick) > 1:
             raise ValueError("feed.logits: logits come back by order 0 (nearest) or 1 (linear) only")
+        if self.feed.grid == "monai" and (
+            self.feed.image or self.feed.logits or self.feed.native_axes not in ((), (0, 1, 2))
+        ):
+            raise ValueError("feed: onto MONAI's grid and back it goes linearly, along all axes or none")
+        if self.feed.normalise == "after" and self.feed.grid != "monai":
+            raise ValueError("feed: intensities are normalised after resampling on MONAI's grid alone")
         if math.prod(self.patch_size) > MAX_PATCH_VOXELS:
             raise ValueError(f"patch_size {self.patch_size} holds more than {MAX_PATCH_VOXELS} voxels")
         return self

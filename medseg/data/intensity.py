@@ -1,11 +1,13 @@
 """INTENSITIES: from stored intensities to the network's input, one entry per scheme."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.component import Component, build
 from medseg.core.errors import ConfigError
 
 Array = npt.NDArray[np.float32]
@@ -85,6 +87,38 @@ def unit_range() -> Normalise:
     return normalise
 
 
+def min_max(*, lower: float = 0.0, upper: float = 1.0) -> Normalise:
+    """The volume's own smallest value becomes ``lower``, its largest ``upper`` (MONAI's ScaleIntensity).
+
+    A constant volume becomes ``lower`` times its value.
+    """
+
+    def normalise(data: npt.NDArray[np.generic]) -> Array:
+        values = data.astype(np.float32)
+        low, high = values.min(), values.max()
+        if low == high:
+            return values * np.float32(lower)
+        scaled: Array = (values - low) / (high - low) * np.float32(upper - lower) + np.float32(lower)
+        return scaled
+
+    return normalise
+
+
+def in_turn(*, steps: Sequence[str | Mapping[str, Any]]) -> Normalise:
+    """Other schemes one after the other: each of ``steps`` is a name, or {name: ..., option: ...}."""
+    if not steps:
+        raise ConfigError("intensity in_turn: steps is empty; give the schemes that it is made of")
+    schemes: list[Normalise] = [build("intensity", INTENSITIES, Component.model_validate(step)) for step in steps]
+
+    def normalise(data: npt.NDArray[np.generic]) -> Array:
+        found = schemes[0](data)
+        for scheme in schemes[1:]:
+            found = scheme(found)
+        return found
+
+    return normalise
+
+
 def divided(*, by: float = 255.0) -> Normalise:
     """The stored intensities ``by`` a number: 255 brings 8-bit colours to the range from 0 to 1."""
     if not (by > 0 and math.isfinite(by)):
@@ -103,6 +137,8 @@ INTENSITIES: dict[str, Callable[..., Normalise]] = {
     "z_score_nonzero": z_score_nonzero,
     "percentile": percentile,
     "unit_range": unit_range,
+    "min_max": min_max,
+    "in_turn": in_turn,
     "divided": divided,
     "none": none,
 }

@@ -13,10 +13,12 @@ from medseg.core.boxes import Box
 from medseg.core.component import build
 from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry, crop, order_between, order_to, resized, shape_at_spacing, upright
+from medseg.core.interpolate import Ways
 from medseg.core.plan import Feed, Plan, Resampling, TripleMm
 from medseg.core.regrid import label_map_onto, straightened
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.intensity import INTENSITIES, VOXEL_BY_VOXEL, Normalise
+from medseg.data.monai_grid import monai_lines, monai_shape, onto_monai_grid
 from medseg.data.resample import (
     Shape,
     as_float32,
@@ -76,6 +78,8 @@ def _box_not_zero(data: npt.NDArray[Any]) -> Box:
 def resampled(frame: Volume, plan: Plan) -> Volume:
     """``frame`` (of ``framed``) normalised and brought to the plan's spacing."""
     shape, spacing_mm, how = shape_for(frame.geometry, plan), frame.geometry.spacing_mm, plan.feed.image
+    if plan.feed.grid == "monai":
+        return _resampled_by_monai(frame, plan)
     channels = []
     # What is a function of each voxel alone is normalised a few planes at a time, on the way.
     each = zip(frame.data, by_window(frame, plan).normalise, strict=True) if by_voxel(plan) else None
@@ -89,6 +93,16 @@ def resampled(frame: Volume, plan: Plan) -> Volume:
     # A single channel, as CT has, is not copied.
     data = np.ascontiguousarray(channels[0][None] if len(channels) == 1 else np.stack(channels))
     return Volume(data, resized(frame.geometry, shape), frame.warnings)
+
+
+def _resampled_by_monai(frame: Volume, plan: Plan) -> Volume:
+    def normal(volume: Volume) -> Volume:
+        return Volume(np.stack([*normalised(volume, plan)]), volume.geometry, volume.warnings)
+
+    spacing_mm = plan.spacing_mm if not plan.feed.native_axes else frame.geometry.spacing_mm
+    if plan.feed.normalise == "before":
+        return onto_monai_grid(normal(frame), spacing_mm)
+    return normal(onto_monai_grid(frame, spacing_mm))
 
 
 def normalised(frame: Volume, plan: Plan) -> Iterator[npt.NDArray[np.float32]]:
@@ -140,10 +154,15 @@ def is_by_window(grid: Geometry, plan: Plan) -> bool:
     It lies on the plan's grid, no smaller than a window, and its intensities are normalised voxel by voxel.
     """
     return (
-        shape_for(grid, plan) == grid.shape
+        is_planned(grid, plan)
         and all(n >= w for n, w in zip(grid.shape, plan.patch_size, strict=True))
         and by_voxel(plan)
     )
+
+
+def is_planned(grid: Geometry, plan: Plan) -> bool:
+    """Whether the plan's grid over a scan on ``grid`` is that itself."""
+    return shape_for(grid, plan) == grid.shape and all(isinstance(way, int) for way in ways_back(grid, plan))
 
 
 def by_voxel(plan: Plan) -> bool:
@@ -161,8 +180,7 @@ def shape_for(grid: Geometry, plan: Plan) -> Shape:
 
     Raises DataError where it has more than ``MAX_VOXELS``: the spacing of one of the two is absurd.
     """
-    i, j, k = shape_at_spacing(grid, plan.spacing_mm)
-    wanted = (i, j, k)
+    wanted = (monai_shape if plan.feed.grid == "monai" else shape_at_spacing)(grid, plan.spacing_mm)
     kept = [n if a in plan.feed.native_axes else w for a, (n, w) in enumerate(zip(grid.shape, wanted, strict=True))]
     if math.prod(kept) * plan.channels > MAX_VOXELS:
         raise DataError(
@@ -194,6 +212,14 @@ def restore_orders(spacing_mm: TripleMm, plan: Plan) -> Shape:
         return 1, 1, 1
     thick = thick_axis(spacing_mm, plan, how, back=True)
     i, j, k = (how.order_thick if a == thick else how.order for a in range(3))
+    return i, j, k
+
+
+def ways_back(grid: Geometry, plan: Plan) -> Ways:
+    """How logits come from the plan's grid back to ``grid``, a scan's: along each axis by a spline order, or on a line."""
+    if plan.feed.grid != "monai" or plan.feed.native_axes or (lines := monai_lines(grid, plan.spacing_mm)) is None:
+        return restore_orders(grid.spacing_mm, plan)
+    i, j, k = ((-start / step, 1 / step) for start, step in lines)
     return i, j, k
 
 

@@ -36,3 +36,10 @@ def ensembled(predicts: Sequence[Predict], outputs: Outputs, *, regions: bool) -
         return total.div_(len(predicts))
 
     return predicts[0] if len(predicts) == 1 and outputs == "logits" else mean
+
+
+def as_probabilities(logits: Tensor, *, regions: bool) -> Tensor:
+    """Blended ``logits`` (K, I, J, K) made probabilities in place, plane by plane."""
+    for plane in logits.unbind(1):
+        plane.copy_(torch.sigmoid(plane) if regions else torch.softmax(plane, dim=0))
+    return logits

@@ -14,13 +14,13 @@ from medseg.core.errors import ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.memory import SLACK, gib, most_resident_bytes, resident_bytes
 from medseg.core.plan import Plan
-from medseg.data.preprocess import by_voxel, is_by_window, shape_for
+from medseg.data.preprocess import by_voxel, is_by_window, is_planned, shape_for
 from medseg.inference.bricks import cuts_for, most_voxels
 from medseg.inference.crf import bytes_needed
 from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
-from medseg.inference.windows import Triple, window_starts
+from medseg.inference.windows import STARTS, Triple, window_starts
 from medseg.models.head import SLAB_VALUES
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
@@ -145,20 +145,23 @@ def _estimate(
     outer: Triple = (max(source[0], window[0]), max(source[1], window[1]), max(source[2], window[2]))
     order = window_order(source, plan, settings.accumulators)
     plane = prod(outer) // outer[order[0]]
-    planes = source != frame.shape or maps > 0
-    starts = sorted(window_starts(outer, window, settings.overlap), key=lambda s: [s[a] for a in order])
+    planes = not is_planned(frame, plan) or maps > 0
+    starts = window_starts(outer, window, settings.overlap, STARTS[plan.feed.starts])
+    starts.sort(key=lambda s: [s[a] for a in order])
     voxels = most_voxels(starts, window, cuts_for(starts, window, outer, order, planes=planes))
     sums = held * DTYPES[settings.accumulators].itemsize
     logits = labels.outputs * (4 if held < labels.outputs else DTYPES[settings.accumulators].itemsize)
     scan, made, label = prod(frame.shape), prod(source), labels.channel_dtype.itemsize
     windows_only = is_by_window(frame, plan)  # no copy of the scan is made
     per_voxel = max(INTENSITY_BYTES.get(intensity.scheme.name, OTHER_BYTES) for intensity in plan.intensity)
+    # MONAI's way goes with all channels at once.
+    by_monai = (16 * plan.channels + per_voxel) * max(scan, made) if plan.feed.grid == "monai" else 0
     return Estimate(
         process=process,
         # Resampling holds what an axis takes in, what it gives, and a copy of the larger one.
         preprocessing=0
         if windows_only
-        else 4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made)),
+        else 4 * made * (plan.channels - 1) + max(per_voxel * scan, 4 * scan + 8 * max(scan, made), by_monai),
         prepared=0 if windows_only else 4 * plan.channels * (made if outer == source else made + prod(outer)),
         blending=(sums + 4) * voxels + min(CONSTANT_BYTES, held * prod(window) * 4),
         network=network * settings.batch,

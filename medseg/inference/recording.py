@@ -7,9 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medseg.core.interpolate import Ways
 from medseg.core.labels import Labels
 from medseg.inference.ensemble import Outputs
-from medseg.inference.restore import MATRICES, Axis, Planes, interpolated
+from medseg.inference.restore import Planes, axes_of, interpolated
 from medseg.inference.windows import Triple
 from medseg.io.recorded import STEPS, Recorded, Steps
 
@@ -26,7 +27,7 @@ def recorded_slabs(
     source: Triple,
     axis: int,
     labels: Labels,
-    orders: Triple = (1, 1, 1),
+    orders: Ways = (1, 1, 1),
     outputs: Outputs = "logits",
 ) -> Iterator[Tensor]:
     """The ``slabs`` that ``restore`` turns into ``channels``, unchanged; what they say goes into ``recorded`` on the way.
@@ -36,9 +37,8 @@ def recorded_slabs(
     region is above one half where it writes.
     """
     target = channels.shape
-    along, *across = (
-        Axis(MATRICES[orders[a]](source[a], target[a])) for a in (axis, *(a for a in range(3) if a != axis))
-    )
+    axes = axes_of(source, (target[0], target[1], target[2]), orders)
+    along, *across = (axes[a] for a in (axis, *(a for a in range(3) if a != axis)))
     found = np.moveaxis(channels, axis, 0)
     names = tuple(r.name for r in labels.regions) or (labels.background, *labels.names)
     recorded.begin((target[0], target[1], target[2]), axis, names, background=not labels.regions)

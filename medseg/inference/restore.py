@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.core.boxes import Box
+from medseg.core.interpolate import Way, Ways, line_matrix, shares_at
 from medseg.inference.decide import Array, Decide, largest
 from medseg.inference.windows import Triple
 
@@ -18,15 +19,7 @@ PLANES, SIDE = 8, 32  # target voxels of a tile: few structures meet in one, and
 
 def linear_matrix(source: int, target: int) -> Array:
     """Linear interpolation (target, source) along one axis: voxel faces aligned, edges repeated."""
-    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, source - 1)
-    share = (position - low).astype(np.float32)
-    matrix = np.zeros((target, source), np.float32)
-    rows = np.arange(target)
-    matrix[rows, low] += 1 - share
-    matrix[rows, high] += share
-    return matrix
+    return shares_at((np.arange(target) + 0.5) * source / target - 0.5, source)
 
 
 def nearest_matrix(source: int, target: int) -> Array:
@@ -75,12 +68,17 @@ class Axis:
         return Piece(slice(start, stop), source, None if same else torch.from_numpy(shares.copy()))
 
 
-def axes_of(source: Triple, target: Triple, orders: Triple) -> list[Axis]:
+def axis_of(source: int, target: int, way: Way) -> Axis:
+    """The map of one axis."""
+    return Axis(MATRICES[way](source, target) if isinstance(way, int) else line_matrix(source, target, way))
+
+
+def axes_of(source: Triple, target: Triple, orders: Ways) -> list[Axis]:
     """The map of each axis."""
-    return [Axis(MATRICES[order](s, t)) for order, s, t in zip(orders, source, target, strict=True)]
+    return [axis_of(s, t, way) for way, s, t in zip(orders, source, target, strict=True)]
 
 
-def needed(part: Box, source: Triple, target: Triple, orders: Triple) -> Box:
+def needed(part: Box, source: Triple, target: Triple, orders: Ways) -> Box:
     """The voxels of ``source`` of which those of ``part`` of ``target`` are made."""
     i, j, k = (axis.needed(side) for axis, side in zip(axes_of(source, target, orders), part, strict=True))
     return i, j, k
@@ -94,7 +92,7 @@ def restore(
     axis: int,
     dtype: npt.DTypeLike,
     decide: Decide = largest,
-    orders: Triple = (1, 1, 1),
+    orders: Ways = (1, 1, 1),
     into: npt.NDArray[np.unsignedinteger] | None = None,
     within: Box | None = None,
 ) -> npt.NDArray[np.unsignedinteger]:
@@ -102,8 +100,8 @@ def restore(
 
     ``slabs`` (K, n, A, B), float32 or float16, come in order along ``axis`` and cover ``source``; each may be overwritten
     once the next is asked for. Logits are interpolated over the same field of view, along each axis by its one of
-    ``orders``: 1 linear, 0 nearest. An interpolated logit lies between the smallest and the largest around it, so that in
-    most tiles few outputs can win and only those are interpolated; the result is that of interpolating all of them.
+    ``orders``: 1 linear, 0 nearest, or on a line. An interpolated logit lies between the smallest and the largest around it,
+    so that in most tiles few outputs can win and only those are interpolated; the result is that of interpolating all of them.
     ``into``: the array of zeros to fill; what a slab decides stands in it before the next slab is asked for.
     ``within``: the part of ``target`` that is wanted; the slabs then cover the source voxels that it needs.
     """
@@ -114,7 +112,7 @@ def restore(
     out = np.moveaxis(result, axis, 0)
     along, *across = (axes[a] for a in (axis, *(a for a in range(3) if a != axis)))
     rows, columns = (a.pieces(0, len(a.matrix), SIDE) for a in across)
-    same_grid = source == target
+    same_grid = source == target and all(isinstance(way, int) for way in orders)
     held = Planes()
     emitted = 0
     for slab in slabs:

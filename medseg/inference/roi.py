@@ -15,13 +15,13 @@ from medseg.core.boxes import Box
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.plan import Plan
-from medseg.data.preprocess import restore_orders, shape_for
+from medseg.data.preprocess import shape_for, ways_back
 from medseg.inference.ensemble import Outputs
 from medseg.inference.pieces import sizes_of
 from medseg.inference.restore import Axis, axes_of
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Predict
-from medseg.inference.windows import Triple, axis_starts
+from medseg.inference.windows import STARTS, Triple
 
 MARGIN_MM = 10.0
 HINT = 0.1
@@ -98,14 +98,14 @@ def coarse_to_fine(
     nothing, and where the box lacks a structure that is ``always`` there.
     """
     source, target, labels = shape_for(frame, plan), frame.shape, plan.structure_labels
-    starts = starts_over(source, plan.patch_size, settings.overlap)
+    starts = starts_over(source, plan, settings.overlap)
     box, grown, because, missing = (slice(0, target[0]), slice(0, target[1]), slice(0, target[2])), 0, "", []
     if not pays(source, plan, settings, scout.folds):
         because = "it has too few windows for a first look to save any"
     elif (found := seen(look(), source=source, axis=axis, scout=scout, labels=labels)) is None:
         because = "the first look saw no structure"
     else:
-        maps = axes_of(source, target, restore_orders(frame.spacing_mm, plan))
+        maps = axes_of(source, target, ways_back(frame, plan))
         spacing_mm = (mm * t / s for mm, t, s in zip(frame.spacing_mm, target, source, strict=True))
         margins = (math.ceil(MARGIN_MM / mm) for mm in spacing_mm)
         sides = [Side(*one) for one in zip(maps, plan.patch_size, starts, margins, strict=True)]
@@ -136,9 +136,7 @@ def _missing(channels: npt.NDArray[np.unsignedinteger], labels: Labels) -> list[
 
 def pays(source: Triple, plan: Plan, settings: InferenceSettings, folds: int = 1) -> bool:
     """Whether a first look at a scan of the shape ``source`` on the plan's grid can save anything."""
-    look, whole = (
-        prod(len(side) for side in starts_over(source, plan.patch_size, o)) for o in (FIRST_OVERLAP, settings.overlap)
-    )
+    look, whole = (prod(len(side) for side in starts_over(source, plan, o)) for o in (FIRST_OVERLAP, settings.overlap))
     return whole > 1 and look <= LARGEST_SHARE * whole * folds * 2 ** len(settings.mirror)
 
 
@@ -227,6 +225,6 @@ def _touched(channels: npt.NDArray[np.generic], box: Sequence[slice]) -> tuple[i
     return None
 
 
-def starts_over(shape: Triple, window: Triple, overlap: float) -> list[list[int]]:
+def starts_over(shape: Triple, plan: Plan, overlap: float) -> list[list[int]]:
     """Starts of the windows along each axis of ``shape``."""
-    return [axis_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
+    return [STARTS[plan.feed.starts](n, w, overlap) for n, w in zip(shape, plan.patch_size, strict=True)]

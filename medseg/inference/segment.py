@@ -17,10 +17,10 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.regrid import label_map_onto
 from medseg.core.volume import LabelMap, Volume
-from medseg.data.preprocess import by_window, framed, is_by_window, resampled, restore_orders, seen_on, shape_for
+from medseg.data.preprocess import by_window, framed, is_by_window, is_planned, resampled, seen_on, shape_for, ways_back
 from medseg.inference.crf import refine
 from medseg.inference.decide import Decide, largest, largest_in_float16, regions_in_order
-from medseg.inference.ensemble import Outputs
+from medseg.inference.ensemble import Outputs, as_probabilities
 from medseg.inference.expected import ExpectedDice
 from medseg.inference.memory import fitted, stepping_down
 from medseg.inference.mirroring import mirrored
@@ -101,6 +101,8 @@ def segment(
             return segment(volume, plan, predict, settings=settings, outputs=outputs, record=own, head=head, **told)
     labels = plan.structure_labels
     scout = scout or Scout(predict, outputs=outputs)
+    softened = outputs == "logits" and plan.feed.outputs == "probabilities"
+    outputs = "probabilities" if softened else outputs
     predict = stepping_down(predict, say)
     held = head.features if head else labels.outputs
     if settings.mirror:
@@ -121,11 +123,12 @@ def segment(
     source, target = shape_for(frame.geometry, plan), frame.geometry.shape
     ran = WindowsOfScan(image, plan, settings, head, progress)
     axis = ran.order[0]
-    by_brick = source == target and record is None  # else whole planes are wanted
+    by_brick = is_planned(frame.geometry, plan) and record is None  # else whole planes are wanted
 
     channels = np.zeros(target, labels.channel_dtype)
     decide = _decision(plan, settings, outputs)
-    orders = restore_orders(frame.geometry.spacing_mm, plan)
+    orders = ways_back(frame.geometry, plan)
+    soften = partial(as_probabilities, regions=bool(labels.regions))
 
     def fill(part: Box | None) -> None:
         """Decide the channels of ``part`` of the target; None: of all of it."""
@@ -133,12 +136,14 @@ def segment(
         within = None if part is None else needed(part, source, target, orders)
         if by_brick:
             for box, logits in ran.bricks("windows", predict, settings.overlap, within):
+                logits = soften(logits) if softened else logits
                 into[box] = decide((one.float().numpy() for one in logits), range(labels.outputs))
                 if expected is not None:
                     expected.add(logits, outputs)
                 del logits
             return
         slabs = ran.slabs("windows", predict, settings.overlap, within)
+        slabs = map(soften, slabs) if softened else slabs
         if expected is not None:
             slabs = expected.watched(slabs, outputs)
         if record is not None:

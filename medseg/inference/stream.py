@@ -15,7 +15,7 @@ from medseg.core.plan import Plan
 from medseg.core.progress import Progress, silent
 from medseg.data.preprocess import ByWindow
 from medseg.inference.bricks import Bricks, cuts_for
-from medseg.inference.windows import Triple, gaussian_weights, reaching, window_starts
+from medseg.inference.windows import Place, Triple, axis_starts, gaussian_weights, reaching, window_starts
 
 Predict = Callable[[Tensor], Tensor]
 """Patches (B, C, *window) float32 -> logits (B, K, *window) float32, both on the CPU."""
@@ -58,6 +58,7 @@ def stream_bricks(
     exclusive: bool = False,
     as_nnunet: bool = False,
     weigh: Callable[[Triple], Array] = gaussian_weights,
+    place: Place = axis_starts,
     within: Box | None = None,
     progress: Progress = silent,
 ) -> Iterator[tuple[Box, Tensor]]:
@@ -80,7 +81,7 @@ def stream_bricks(
         source = np.pad(source[:, :, :, :], [(0, 0), *padding])
     outer = (source.shape[1], source.shape[2], source.shape[3])
     keep = tuple(slice(a, a + n) for (a, _), n in zip(padding, shape, strict=True))
-    starts = sorted(window_starts(outer, window, overlap), key=lambda s: [s[a] for a in order])
+    starts = sorted(window_starts(outer, window, overlap, place), key=lambda s: [s[a] for a in order])
     if within is not None:
         keep = tuple(slice(a + s.start, a + s.stop) for (a, _), s in zip(padding, within, strict=True))
         starts, hull = reaching(starts, window, keep)

@@ -1,7 +1,7 @@
 """Where the windows lie and how much each voxel of one counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from medseg.core.boxes import Box
 
 Triple = tuple[int, int, int]
+Place = Callable[[int, int, float], list[int]]
 SMALLEST_WEIGHT = np.float32(1e-3)
 
 
@@ -27,9 +28,22 @@ def axis_starts(size: int, window: int, overlap: float) -> list[int]:
     return [round(n * (size - window) / steps) for n in range(steps + 1)]
 
 
-def window_starts(shape: Triple, window: Triple, overlap: float) -> list[Triple]:
+def fixed_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Starts that lie as far apart as ``overlap`` says, but for the last one: MONAI's sliding windows.
+
+    >>> fixed_starts(95, 40, 0.25)
+    [0, 30, 55]
+    """
+    step = max(1, int(window * (1 - overlap)))
+    return [min(n, size - window) for n in range(0, size - window + step, step)] if size > window else [0]
+
+
+STARTS: dict[str, Place] = {"even": axis_starts, "fixed": fixed_starts}  # by Plan.feed.starts
+
+
+def window_starts(shape: Triple, window: Triple, overlap: float, place: Place = axis_starts) -> list[Triple]:
     """Starts (i, j, k) of all windows over ``shape``, which is at least ``window`` along each axis."""
-    axes = (axis_starts(n, w, overlap) for n, w in zip(shape, window, strict=True))
+    axes = (place(n, w, overlap) for n, w in zip(shape, window, strict=True))
     return [(i, j, k) for i, j, k in product(*axes)]
 
 
@@ -73,4 +87,21 @@ def nnunet_weights(window: Triple) -> npt.NDArray[np.float32]:
     return weights
 
 
-BLENDS = {"gaussian": gaussian_weights, "nnunet": nnunet_weights}  # by Plan.feed.blend
+def constant_weights(window: Triple) -> npt.NDArray[np.float32]:
+    """Weights (I, J, K) of a window in which every voxel counts alike."""
+    return np.ones(window, np.float32)
+
+
+def monai_weights(window: Triple) -> npt.NDArray[np.float32]:
+    """The weights (I, J, K) of MONAI's gaussian mode: a Gaussian that is cut off at 1e-3, whatever its largest value is."""
+    axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n * 0.125)) ** 2) for n in window]
+    weights: npt.NDArray[np.float32] = np.maximum(np.einsum("i,j,k->ijk", *axes), SMALLEST_WEIGHT).astype(np.float32)
+    return weights
+
+
+BLENDS = {
+    "gaussian": gaussian_weights,
+    "nnunet": nnunet_weights,
+    "monai": monai_weights,
+    "constant": constant_weights,
+}  # by Plan.feed.blend

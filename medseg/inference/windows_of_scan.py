@@ -16,7 +16,7 @@ from medseg.data.preprocess import ByWindow
 from medseg.inference.memory import DTYPES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Array, Predict, stream_bricks, stream_logits, window_order
-from medseg.inference.windows import BLENDS, Triple
+from medseg.inference.windows import BLENDS, STARTS, Triple
 from medseg.models.head import Head
 
 
@@ -89,6 +89,7 @@ class WindowsOfScan:
             "exclusive": not labels.regions and self.head is None,
             "as_nnunet": settings.accumulators == "nnunet",
             "weigh": BLENDS[self.plan.feed.blend],
+            "place": STARTS[self.plan.feed.starts],
             "within": within,
             "progress": counted,
         }

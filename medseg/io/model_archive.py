@@ -3,8 +3,10 @@
 import io
 import re
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medseg.core.errors import DataError, OutputError
@@ -17,6 +19,10 @@ SUFFIXES = (".medseg", ".zip")
 CARD = "model.json"
 TEXTS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}\.safetensors")
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}"
+_OF_A_BUNDLE = re.compile(
+    rf"configs/{_PLAIN}\.(json|ya?ml)|models/{_PLAIN}\.(pt|ts|safetensors)|(docs/)?LICENSE[a-z.]{{0,5}}"
+)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold
 _UNIX, _FILE_644 = 3, 0o100644 << 16
 
@@ -55,9 +61,42 @@ def unpack_model(path: Path, folder: Path) -> tuple[str, ...]:
             check_sizes(path, wanted, size, folder, MOST_MODEL_BYTES)
             left = allowance(size, MOST_MODEL_BYTES)
             for info in wanted:
-                left -= _unpacked(path, archive, info, folder, left)
+                left -= _unpacked(path, archive, info, folder / PurePosixPath(info.filename).name, left)
     ignored = len(infos) - len(wanted)
     return (f"{shown(path)}: {ignored} other file(s) in the archive ignored",) if ignored else ()
+
+
+@contextmanager
+def unpacked_bundle(path: Path) -> Iterator[Path]:
+    """The MONAI bundle in the zip ``path``, in a private temporary folder for the block: its configs, weights and licence.
+
+    It lies at the top of the archive or in its only folder. Raises DataError for an archive that is damaged, hostile, too
+    large, or holds no bundle.
+    """
+    with tempfile.TemporaryDirectory(prefix="medseg-") as name, open_regular(path) as file:
+        folder = Path(name)
+        size = file.seek(0, io.SEEK_END)
+        with checked_zip(path, file, folder) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            names = {info.filename: PurePosixPath(info.filename) for info in infos}
+            tops = [one.parents[1] for one in names.values() if one.parts[-2:] == ("configs", "metadata.json")]
+            if len(tops) != 1 or len(tops[0].parts) > 1:
+                raise DataError(
+                    f"{shown(path)}: no MONAI bundle: no configs/metadata.json at its top or in a folder there"
+                )
+            within = {
+                info.filename: names[info.filename].relative_to(tops[0])
+                for info in infos
+                if names[info.filename].is_relative_to(tops[0])
+            }
+            wanted = [
+                info for info in infos if info.filename in within and _OF_A_BUNDLE.fullmatch(str(within[info.filename]))
+            ]
+            check_sizes(path, wanted, size, folder, MOST_MODEL_BYTES)
+            left = allowance(size, MOST_MODEL_BYTES)
+            for info in wanted:
+                left -= _unpacked(path, archive, info, folder / within[info.filename], left)
+        yield folder
 
 
 def is_weights_name(name: str) -> bool:
@@ -81,10 +120,10 @@ def _of_the_model(path: Path, infos: Sequence[zipfile.ZipInfo]) -> list[zipfile.
     ]
 
 
-def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, most: int) -> int:
+def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, most: int) -> int:
     def write(temporary: Path) -> None:
-        with archive.open(info) as source, temporary.open("wb") as target:
-            copied(path, info, source, target, most=most)
+        with archive.open(info) as source, temporary.open("wb") as opened:
+            copied(path, info, source, opened, most=most)
 
-    write_durable(folder / PurePosixPath(info.filename).name, write)
+    write_durable(target, write)
     return info.file_size

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import nn
 
 from medseg.core.component import Component, build
+from medseg.models.bundle_networks import Reordered, monai
 from medseg.models.deeplab import deeplabv3plus
 from medseg.models.fcn import fcn
 from medseg.models.monai_networks import (
@@ -39,7 +40,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3plus": deeplabv3plus,
 }
 
-WRAPPERS = (PerSlice, Padded, SeveralHeads)
+IMPORTED_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"monai": monai}
+"""What an imported model may have beside those: to segment with, not to train."""
+
+WRAPPERS = (PerSlice, Padded, SeveralHeads, Reordered)
 """Modules around a ``network`` whose weights are all of theirs, under its own keys."""
 
 
@@ -52,8 +56,9 @@ def build_network(
     unknown name or option.
     """
     known = {"in_channels": in_channels, "out_channels": out_channels, "dimensions": dimensions}
+    table = IMPORTED_ARCHITECTURES if architecture.name in IMPORTED_ARCHITECTURES else ARCHITECTURES
     network: nn.Module = build(
-        "architecture", ARCHITECTURES, Component(name=architecture.name, options={**architecture.options, **known})
+        "architecture", table, Component(name=architecture.name, options={**architecture.options, **known})
     )
     return network if slice_axis is None else PerSlice(network, slice_axis)
 

@@ -214,12 +214,7 @@ def _planned(plan: Plan, stored: int) -> nn.Module:
 
 
 def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
-    try:
-        state = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"not a valid safetensors file (header corrupt, offsets wrong or truncated): {error}"
-        ) from None
+    state = read_safetensors(file)
     check_weights(network, state, card.plan)
     inner = weights_of(network)
     kinds = {key: value.dtype for key, value in inner.state_dict().items()}
@@ -227,6 +222,17 @@ def _fill(network: nn.Module, file: Path, card: ModelCard) -> None:
         key: value.to(kinds[key], copy=True) for key, value in state.items()
     }  # and not the file, which may change
     inner.load_state_dict(copies, assign=True)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor in ``file``. Raises ModelError, which does not name it."""
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"not a valid safetensors file (header corrupt, offsets wrong or truncated): {error}"
+        ) from None
+    return state
 
 
 def check_weights(network: nn.Module, state: Mapping[str, Tensor], plan: Plan) -> None:

@@ -11,11 +11,13 @@ from medseg.core.files import is_there, sha256_of, staged_folder, write_json
 from medseg.core.progress import Progress, silent
 from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.models.bundle import Model, load_model
+from medseg.models.exporters.monai_bundle import write_bundle
 from medseg.models.exporters.onnx_network import write_onnx
 from medseg.models.exporters.recipe import recipe
 from medseg.models.installed import find_model
 
 RECIPE = "medseg.json"
+MARKS = (RECIPE, "configs/metadata.json")  # what an earlier export has
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,21 @@ def export(
     """Write the model in ``format`` (a name of ``EXPORTERS``) as the folder ``output``, whole or not at all.
 
     ``onnx``: network.onnx (of several folds network_0.onnx, ...) and medseg.json, from which it can be run without medseg.
-    Each network is run once and compared with PyTorch's before the folder gets its name.
+    Each network is run once and compared with PyTorch's before the folder gets its name. ``monai-bundle``: what plain MONAI
+    runs, of models whose plan its transforms can say: those that came from a bundle.
 
     Raises ConfigError for an unknown format, or one that is not installed, ModelError for a model that cannot be exported,
     OutputError where ``output`` exists; with ``force`` an earlier export there is replaced, and nothing else.
     """
     write, target = find("format", EXPORTERS, format), Path(output)
-    if is_there(target) and not (force and (target / RECIPE).is_file()):
-        what = "replace it with --force" if (target / RECIPE).is_file() else "it is no export, so it stays"
+    earlier = any((target / name).is_file() for name in MARKS)
+    if is_there(target) and not (force and earlier):
+        what = "replace it with --force" if earlier else "it is no export, so it stays"
         raise OutputError(f"{target}: exists already; {what}, or choose another --output")
     loaded = load_model(find_model(Path(model)))
     with staged_folder(target) as staging:
         difference = write(staging, loaded, progress)
-        files = tuple(sorted(path.name for path in staging.iterdir()))
+        files = tuple(sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()))
     return Exported(target, files, difference)
 
 
@@ -64,5 +68,10 @@ def _onnx(folder: Path, model: Model, progress: Progress) -> float:
     return largest
 
 
-EXPORTERS: dict[str, Callable[[Path, Model, Progress], float]] = {"onnx": _onnx}
+def _monai_bundle(folder: Path, model: Model, progress: Progress) -> float:
+    settings: dict[str, Any] = settings_for(InferenceOptions(), model.card.inference, model.plan).as_json()
+    return write_bundle(folder, model, settings)
+
+
+EXPORTERS: dict[str, Callable[[Path, Model, Progress], float]] = {"onnx": _onnx, "monai-bundle": _monai_bundle}
 """Each writes a model into a folder, and tells the largest difference of its logits from PyTorch's."""

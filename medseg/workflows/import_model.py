@@ -33,12 +33,13 @@ def import_model(
     licence: str | None = None,
     force: bool = False,
 ) -> ImportedModel:
-    """Write the model in ``folder`` (of nnU-Net v2) as the medseg model folder ``output``.
+    """Write the model in ``folder`` (of nnU-Net v2, or a MONAI bundle, also as a zip) as the medseg model folder ``output``.
 
     ``folds``: their numbers, or ``("all",)`` for fold_all; default every numbered fold. ``checkpoint``: the file's name in
     each fold. ``orientation``: how the training files were stored, such as ``LPS``; default RAS. Raises ModelError naming
     what is missing, damaged or not supported, OutputError where ``output`` exists, unless ``force``; nothing is left behind.
     """
+    from medseg.io.model_archive import unpacked_bundle
     from medseg.models.bundle import save_model
     from medseg.models.card import model_readme
     from medseg.models.importers import importer_for
@@ -52,7 +53,14 @@ def import_model(
     if output.resolve() == folder.resolve() or output.resolve() in folder.resolve().parents:
         raise OutputError(f"{output}: is or holds the folder to import; give another --output")
     asked = ImportOptions(folds, checkpoint, configuration, name, licence, orientation)
-    found = importer_for(folder).read(folder, asked)
+    if folder.suffix.lower() == ".zip" and folder.is_file():
+        with unpacked_bundle(folder) as opened:
+            try:
+                found = importer_for(opened).read(opened, asked)
+            except ModelError as error:
+                raise ModelError(str(error).replace(str(opened), str(folder))) from None
+    else:
+        found = importer_for(folder).read(folder, asked)
     save_model(output, found.card, found.states, model_readme(found.card))
     return ImportedModel(output, found.card, tuple(found.states), found.remarks)
 

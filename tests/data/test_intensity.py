@@ -5,7 +5,10 @@ import pytest
 
 from medseg.data.intensity import INTENSITIES, ct_window, z_score
 
-OPTIONS = {"ct_window": {"lower": -100.0, "upper": 200.0, "mean": 50.0, "sd": 75.0}}
+OPTIONS = {
+    "ct_window": {"lower": -100.0, "upper": 200.0, "mean": 50.0, "sd": 75.0},
+    "in_turn": {"steps": ["z_score_nonzero", {"name": "min_max", "lower": -1.0}]},
+}
 every_scheme = pytest.mark.parametrize("name", INTENSITIES)
 every_type = pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.int32, np.float32])
 

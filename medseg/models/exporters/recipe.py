@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medseg.core.errors import ModelError
+from medseg.core.plan import Feed
 from medseg.models.bundle import Model
 from medseg.models.exporters.onnx_network import INPUT, OUTPUT
 
 FORMAT_VERSION = 1
+UNSAID = ("grid", "normalise", "starts", "outputs")  # of a plan's feed
 HOW = (
     "Store the scan with its axes along `orientation` (voxel axes i, j, k run towards these sides of the patient).",
     "`crop` nonzero: keep the box around what is not 0 in any channel; outside it everything is background.",
@@ -39,9 +42,15 @@ HOW = (
 def recipe(model: Model, files: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of medseg.json for networks in ``files`` (name -> sha256), run with ``settings`` (as JSON has them).
 
-    Raises ConfigError where the settings mirror left and right, and a structure has no partner on the other side.
+    Raises ConfigError where the settings mirror left and right, and a structure has no partner on the other side, ModelError
+    for a plan that feeds its network in a way that the recipe cannot say.
     """
     card, plan, labels = model.card, model.plan, model.plan.structure_labels
+    unsaid = [name for name in UNSAID if getattr(plan.feed, name) != getattr(Feed(), name)]
+    if unsaid:
+        raise ModelError(
+            f"{model.folder}: the recipe of an ONNX export has no words for feed.{unsaid[0]}; export --format monai-bundle"
+        )
     swapped = 0 in settings["mirror"] and settings["mirror_labels"] == "swapped"
     swaps: Sequence[int] = labels.output_swaps if swapped else range(labels.outputs)
     channels = [{"name": labels.background, "value": 0}] + [

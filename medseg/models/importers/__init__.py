@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from medseg.core.errors import ModelError
-from medseg.models.importers import nnunet
+from medseg.models.importers import monai_bundle, nnunet
 from medseg.models.importers.imported import Importer
 
 IMPORTERS: dict[str, Importer] = {
     "nnunet": nnunet.IMPORTER,
+    "monai_bundle": monai_bundle.IMPORTER,
 }
 
 

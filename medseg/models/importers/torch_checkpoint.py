@@ -22,6 +22,7 @@ from medseg.core.errors import ModelError
 from medseg.io.child import ChildError, decoded
 
 GIB = 2**30
+USUAL = ("state_dict", "model", "network", "model_state_dict")
 SLOWEST_BYTES_PER_SECOND = 5e6
 MOST_TENSORS = 100_000
 LONGEST_LIST, LONGEST_TEXT = 16, 200
@@ -44,8 +45,10 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def read_checkpoint(file: Path, *, weights: str, facts: Mapping[str, tuple[str, ...]]) -> Checkpoint:
+def read_checkpoint(file: Path, *, weights: str | None, facts: Mapping[str, tuple[str, ...]]) -> Checkpoint:
     """The mapping of tensors called ``weights`` in the checkpoint ``file``, and the ``facts``: a name -> a path of keys.
+
+    ``weights`` None: the checkpoint is that mapping itself, or has it under one of ``USUAL``.
 
     A fact that is not there, or is none of text, number, list or None, is left out. Raises ModelError naming the file where
     it is no checkpoint, is damaged, holds code, or has no such weights; nothing of it is ever executed.
@@ -63,8 +66,8 @@ def read_checkpoint(file: Path, *, weights: str, facts: Mapping[str, tuple[str, 
         )
         listing = json.loads(next(arrays).tobytes())
         tensors = {
-            name: torch.from_numpy(array).view(getattr(torch, kind))
-            for (name, kind), array in zip(listing["tensors"], arrays, strict=True)
+            name: torch.from_numpy(array).view(getattr(torch, kind)).reshape(shape)
+            for (name, kind, shape), array in zip(listing["tensors"], arrays, strict=True)
         }
     except ChildError as error:
         raise ModelError(f"{file}: {_readable(str(error))}") from None
@@ -133,27 +136,37 @@ def decode(order: Mapping[str, Any]) -> Iterator[npt.NDArray[Any]]:
         raise ValueError(f"it holds code or objects that are not allowed ({', '.join(foreign[:3])}), so it is unsafe")
     with torch.serialization.safe_globals(SAFE):
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    state = content.get(order["weights"]) if isinstance(content, dict) else None
+    state = _weights(content, order["weights"])
     if not isinstance(state, dict) or not state:
         held = ", ".join(map(str, list(content)[:6])) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"it has no weights under {order['weights']!r}, only {held}")
+        raise ValueError(f"it has no weights under {order['weights'] or USUAL[0]!r}, only {held}")
     if len(state) > MOST_TENSORS or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{order['weights']!r} is not a mapping of names to tensors")
+        raise ValueError(f"its {order['weights'] or 'content'} is not a mapping of names to tensors")
     facts = {name: _plain(_at(content, keys)) for name, keys in order["facts"].items()}
-    found = _once_each(state)
+    found = state if order["weights"] is None else _once_each(state)
     if any(tensor.layout != torch.strided for tensor in found.values()):
-        raise ValueError(f"{order['weights']!r} holds tensors that are not dense")
+        raise ValueError(f"its {order['weights'] or 'content'} holds tensors that are not dense")
     # A tensor may repeat its bytes without end.
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > Path(file).stat().st_size:
-        raise ValueError(f"{order['weights']!r} claims more bytes than the file has")
+        raise ValueError(f"its {order['weights'] or 'content'} claims more bytes than the file has")
     tensors = {name: tensor.detach().contiguous() for name, tensor in found.items()}
     listing = {
         "facts": {name: value for name, value in facts.items() if value is not None},
-        "tensors": [(name, str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()],
+        "tensors": [
+            (name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in tensors.items()
+        ],
     }
     yield np.frombuffer(json.dumps(listing).encode(), np.uint8)
     for tensor in tensors.values():
         yield _as_numpy(tensor)
+
+
+def _weights(content: Any, name: str | None) -> Any:
+    if not isinstance(content, dict):
+        return None
+    if name is not None:
+        return content.get(name)
+    return next((content[one] for one in USUAL if isinstance(content.get(one), dict)), content)
 
 
 def _names(kinds: list[Any]) -> set[str]:
