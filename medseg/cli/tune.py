@@ -28,6 +28,14 @@ def tune(
     cases: Annotated[
         int | None, typer.Option("--cases", min=1, help="At most so many cases, spread evenly. Default: all.")
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            "--refine",
+            metavar="NAME",
+            help="Also try this refinement, such as dense_crf, with what is best without it; it needs time and disk.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -37,6 +45,7 @@ def tune(
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
     from medseg.cli.console import note_line, print_table, progress_bars
+    from medseg.core.config_inference import refine_from
     from medseg.models.card import mirrored
     from medseg.workflows.tune import tune as tuned
 
@@ -47,6 +56,7 @@ def tune(
             images=images,
             labels=labels,
             cases=cases,
+            refine=None if refine is None else refine_from(refine),
             device=device,
             progress=progress,
             say=(lambda line: None) if quiet else note_line,
@@ -59,20 +69,23 @@ def tune(
     presets = found.presets.values()
     structures = list(dict.fromkeys(name for preset in presets for name in preset.dice))
     few = [one for one in structures if len(structures) <= _COLUMNS]
-    rows = []
+    rows, refined = [], ["refine"] if refine else []
     for one, why in sorted(zip(found.candidates, found.refused, strict=True), key=lambda pair: pair[0].mean_seconds):
         means = dict(zip(found.structures, one.mean_by_structure, strict=True))
         rows.append(
             [
                 ", ".join(found.presets_like(one)) or (f"no: {why}" if why else ""),
                 *(f"{one.way.overlap:g}", mirrored(one.way.mirror), "on" if one.way.roi else "off"),
+                *([one.way.refine.name if one.way.refine else "off"] if refined else []),
                 *(f"{one.mean_share:.0%}", f"{one.mean_seconds:.3g}", f"{one.mean_dice:.4f}"),
                 *(f"{means[name]:.4f}" for name in few),
             ]
         )
-    print_table("", ["preset", "overlap", "mirror", "roi", "passes", "seconds a scan", "mean Dice", *few], rows)
+    print_table(
+        "", ["preset", "overlap", "mirror", "roi", *refined, "passes", "seconds a scan", "mean Dice", *few], rows
+    )
     print("passes: those of the network, of the whole scan's with this overlap and mirroring")
-    if len({(preset.overlap, preset.mirror, preset.roi) for preset in presets}) == 1:
+    if any(len(found.presets_like(one)) == len(presets) for one in found.candidates):
         print("all presets are the same: the quickest way to run it is as good as any that was tried")
     if found.no_roi:
         print(f"roi: not tried, because {found.no_roi}")

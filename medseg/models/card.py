@@ -80,8 +80,8 @@ def preset_lines(card: ModelCard) -> list[str]:
         return []
     first = next(iter(presets.values()))
     rows = [
-        f"| {name} | {p.overlap:g} | {mirrored(p.mirror)} | {'on' if p.roi else 'off'} | {p.mean_dice:.4f} "
-        f"| {p.seconds_per_scan:.3g} |"
+        f"| {name} | {p.overlap:g} | {mirrored(p.mirror)} | {'on' if p.roi else 'off'} | {p.refine.name if p.refine else '–'} "
+        f"| {p.mean_dice:.4f} | {p.seconds_per_scan:.3g} |"
         for name, p in presets.items()
     ]
     return [
@@ -93,7 +93,7 @@ def preset_lines(card: ModelCard) -> list[str]:
         ),
         *("`medseg infer SCAN --preset fast` runs one.", ""),
         *(
-            "| preset | overlap | mirrored axes | roi | mean Dice | seconds a scan |",
+            "| preset | overlap | mirrored axes | roi | refined by | mean Dice | seconds a scan |",
             "|---|---|---|---|---|---|",
             *rows,
         ),

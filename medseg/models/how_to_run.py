@@ -42,7 +42,8 @@ class Preset(BaseModel):
     """One way to run a model, and what ``medseg tune`` measured of it.
 
     ``seconds_per_scan``: mean over the cases without reading and writing, for all folds of the model, on ``machine``.
-    ``measured_on`` says which cases these were. ``roi``: look first, see ``inference.roi``.
+    ``measured_on`` says which cases these were. ``roi``: look first, see ``inference.roi``. ``refine``: None as the model
+    wishes.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
@@ -51,6 +52,7 @@ class Preset(BaseModel):
     mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     postprocess: Postprocess = {}
     roi: bool = False
+    refine: Refine = None
     mean_dice: float
     dice: dict[str, PresetDice]
     seconds_per_scan: float
@@ -65,9 +67,11 @@ class Preset(BaseModel):
             + (f" ({dice.low:.3f} to {dice.high:.3f})" if dice.low is not None and dice.high is not None else "")
             for structure, dice in self.dice.items()
         )
-        roi = ", looking first (roi)" if self.roi else ""
+        how = (", looking first (roi)" if self.roi else "") + (
+            f", refined by {self.refine.name}" if self.refine else ""
+        )
         return (
-            f"preset {name}{roi}: measured Dice {self.mean_dice:.3f} ({each}; 95 % intervals) on {self.cases} {self.measured_on}, "
+            f"preset {name}{how}: measured Dice {self.mean_dice:.3f} ({each}; 95 % intervals) on {self.cases} {self.measured_on}, "
             f"{self.seconds_per_scan:.2g} s a scan on {self.machine}"
         )
 

@@ -34,7 +34,7 @@ from medseg.report.result_preview import PREVIEW
 
 Say = Callable[[str], None]
 AS_THE_MODEL_WISHES = InferenceOptions()
-_MEASURED = ("overlap", "mirror", "roi", "postprocess")  # what a preset was measured with
+_MEASURED = ("overlap", "mirror", "roi", "refine", "postprocess")  # what a preset was measured with
 OUTPUTS: dict[str, Writer] = WRITERS | {"preview": PREVIEW}
 """What may stand beside the label map: the writers of ``io``, and the picture, which ``io`` cannot draw."""
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from medseg.core.files import check_writable, json_bytes, write_together
 from medseg.core.progress import Progress, silent
 from medseg.inference.predicted import calibrated
 from medseg.workflows.tune_cases import given_cases, own_cases, spread
-from medseg.workflows.tune_choice import Candidate, Floats, Steps, Way, chosen_steps, presets_of, refused
+from medseg.workflows.tune_choice import Candidate, Floats, Steps, Way, best_of, chosen_steps, presets_of, refused
 from medseg.workflows.tune_measure import dice_of, expected_of, measured, roi_ways, seconds_of, shares_of
 
 Say = Callable[[str], None]
@@ -58,10 +58,7 @@ class Tuned:
 
     def presets_like(self, candidate: Candidate) -> list[str]:
         """The names of the presets that are ``candidate``."""
-        way = candidate.way
-        return [
-            n for n, p in self.presets.items() if (p.overlap, p.mirror, p.roi) == (way.overlap, way.mirror, way.roi)
-        ]
+        return [n for n, p in self.presets.items() if Way(p.overlap, p.mirror, p.roi, p.refine) == candidate.way]
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
@@ -74,6 +71,7 @@ class Tuned:
                     "overlap": c.way.overlap,
                     "mirror": list(c.way.mirror),
                     "roi": c.way.roi,
+                    "refine": c.way.refine and c.way.refine.model_dump(),
                     "mean_dice": c.mean_dice,
                     "seconds_per_scan": c.mean_seconds,
                     "share_of_forward_passes": c.mean_share,
@@ -101,6 +99,7 @@ def tune(
     images: Path | str | None = None,
     labels: Path | str | None = None,
     cases: int | None = None,
+    refine: Component | None = None,
     device: str = "auto",
     progress: Progress = silent,
     say: Say = lambda line: None,
@@ -110,7 +109,8 @@ def tune(
     Cases: the validation cases of the model's own run folder, each predicted by the folds that did not see it; or those of
     ``config``'s data section, or of the folders ``images`` and ``labels``. ``cases``: at most so many, spread evenly.
     Overlaps one half and one quarter are tried, without mirroring and, where training mirrored, with it, and each of them
-    looking first (``inference.roi``) where that can save anything. Post-processing is chosen at overlap one half: see
+    looking first (``inference.roi``) where that can save anything; ``refine`` is tried with the best of them. Each case is
+    run in all ways one after the other, so that their seconds compare. Post-processing is chosen at overlap one half: see
     ``chosen_steps``. The Dice of a case is that after the steps which the cases of other patients chose.
 
     Raises ModelError for the model, DataError where there are no cases that it has not seen, ConfigError, ResourceError.
@@ -118,10 +118,12 @@ def tune(
     from medseg.inference.backends import start
     from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
     from medseg.inference.precision import F32_ALONE, bf16_dice_loss
+    from medseg.inference.refine import refinement_of
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
     from medseg.workflows.tune_dice import calibrations_of
 
+    refine = None if refine is None else refinement_of(refine)
     loaded = load_model(find_model(None if model is None else Path(model)))
     folder, card, plan = loaded.folder, loaded.card, loaded.plan
     weights, training = list(card.weights), card.training
@@ -142,25 +144,32 @@ def tune(
     unchanged: list[dict[str, Steps]] = [{}] * len(patients)
     with enough_memory(chosen):
         running = start(loaded, chosen, precision="auto" if chosen.type == "cuda" else "f32", say=say)
-        runs = measured(loaded, running.predicts, found, ways[:1], progress)
         loss = None
         if chosen.type == "cpu" and bf16_pays(chosen) and running.backend not in F32_ALONE:
             short = start(loaded, chosen, backend=running.backend, precision="bf16", say=say)
-            in_bf16 = measured(loaded, short.predicts, found, ways[:1], progress)
-            exact, rounded = (dice_of(some, 0, unchanged, loaded.labels) for some in (runs, in_bf16))
+            both = (measured(loaded, one.predicts, found, ways[:1], progress) for one in (running, short))
+            exact, rounded = (dice_of(some, 0, unchanged, loaded.labels) for some in both)
             loss = bf16_dice_loss(exact, rounded, structures=names, backend=running.backend)
             if loss is not None and loss.chosen:
-                running, runs = short, in_bf16
-        looking, no_roi = roi_ways(ways, runs, loaded)
+                running = short
+        looking, no_roi = roi_ways(ways, found, loaded)
         ways += looking
-        others = measured(loaded, running.predicts, found, ways[1:], progress)
-    runs = [run.with_more(other) for run, other in zip(runs, others, strict=True)]
+        runs = measured(loaded, running.predicts, found, ways, progress)
     after = [(steps, dice_of(runs, 0, [{EVERY: steps}] * len(runs), loaded.labels)) for steps in STEPS]
     kept = chosen_steps(dice_of(runs, 0, unchanged, loaded.labels), after, names, patients)
-    candidates = tuple(
-        Candidate(way, dice_of(runs, n, kept.by_case, loaded.labels), seconds_of(runs, n), shares_of(runs, n))
-        for n, way in enumerate(ways)
-    )
+
+    def candidate(n: int) -> Candidate:
+        dice = dice_of(runs, n, kept.by_case, loaded.labels)
+        return Candidate(ways[n], dice, seconds_of(runs, n), shares_of(runs, n))
+
+    candidates = [candidate(n) for n in range(len(ways))]
+    if refine is not None:
+        best = best_of([one for one in candidates if not one.way.roi])
+        ways.append(replace(best.way, refine=refine))
+        with enough_memory(chosen):
+            others = measured(loaded, running.predicts, found, ways[-1:], progress)
+        runs = [run.with_more(other) for run, other in zip(runs, others, strict=True)]
+        candidates.append(candidate(len(ways) - 1))
     if all(np.isnan(c.dice).all() for c in candidates):
         raise DataError(f"{folder}: no Dice is defined: neither the references nor the predictions hold a structure")
     presets = presets_of(
@@ -172,17 +181,17 @@ def tune(
         machine=f"{machine(chosen)}, {running.backend} {running.precision}",
     )
 
-    def both(way: int, steps: Sequence[Mapping[str, Steps]]) -> tuple[Floats, Floats]:
+    def said_and_was(way: int, steps: Sequence[Mapping[str, Steps]]) -> tuple[Floats, Floats]:
         return expected_of(runs, way, steps, loaded.labels), dice_of(runs, way, steps, loaded.labels)
 
-    calibrations = calibrations_of(loaded, found, ways, presets, both=both, by_case=kept.by_case)
+    calibrations = calibrations_of(loaded, found, ways, presets, both=said_and_was, by_case=kept.by_case)
     _write(folder, presets, loss, calibrations)
     return Tuned(
         folder,
         presets,
         tuple(names),
-        candidates,
-        tuple(refused(one, candidates, names) for one in candidates),
+        tuple(candidates),
+        tuple(refused(one, candidates, names, patients) for one in candidates),
         no_roi,
         kept.gains,
         len(patients),

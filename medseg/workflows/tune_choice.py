@@ -60,7 +60,9 @@ def chosen_steps(
     by_case: tuple[dict[str, Steps], ...] = tuple({} for _ in patients)
     for column, name in enumerate(structures):
         choices = [others[patient][column] for patient in patients]
-        unseen = np.array([0.0 if n is None else gained[n, row, column] for row, n in enumerate(choices)])
+        unseen = np.array(
+            [plain[row, column] * 0 if n is None else gained[n, row, column] for row, n in enumerate(choices)]
+        )
         gain = _mean(unseen)
         if (best := everyone[column]) is None or gain <= _SAME:
             continue
@@ -122,16 +124,29 @@ class Candidate:
         return float(self.seconds.mean())
 
 
-def refused(candidate: Candidate, candidates: Sequence[Candidate], structures: Sequence[str]) -> str:
+def best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """That of the highest mean Dice; of equals the quickest."""
+    return max(candidates, key=lambda c: (round(c.mean_dice, 6), -c.mean_seconds))
+
+
+def refused(
+    candidate: Candidate, candidates: Sequence[Candidate], structures: Sequence[str], patients: Sequence[str]
+) -> str:
     """Why no preset may be ``candidate``, in words; empty where one may.
 
     Looking first must save windows and time against the same windows over the whole scan, and must not miss a structure
-    that they find: a mean over many cases would hide it.
+    that they find: a mean over many cases would hide it. A refinement that was only tried must raise the mean Dice by more
+    than chance: the 95 % bootstrap interval of the gain lies above 0.
     """
-    if not candidate.way.roi:
+    way = candidate.way
+    if not way.roi and not way.refine:
         return ""
-    alike = (candidate.way.overlap, candidate.way.mirror)
-    whole = next(c for c in candidates if not c.way.roi and (c.way.overlap, c.way.mirror) == alike)
+    alike = Way(way.overlap, way.mirror)
+    whole = next(c for c in candidates if c.way == alike)
+    if way.refine:
+        gain = np.array([[_mean(row)] for row in candidate.dice - whole.dice])
+        low, high = (getattr(mean_intervals(gain, patients)[0], side) for side in ("low", "high"))
+        return "" if low > 0 else f"gains no more than chance ({low:+.4f} to {high:+.4f})"
     if candidate.mean_share >= 1:
         return "saves no windows"
     lost = (whole.dice > 0) & (candidate.dice == 0)
@@ -154,8 +169,8 @@ def presets_of(
 
     ``accurate`` runs the whole scan, so that what needs all of it (the predicted Dice, probabilities) is there with one.
     """
-    allowed = [c for c in candidates if not refused(c, candidates, structures)]
-    best = max((c for c in allowed if not c.way.roi), key=lambda c: (round(c.mean_dice, 6), -c.mean_seconds))
+    allowed = [c for c in candidates if not refused(c, candidates, structures, patients)]
+    best = best_of([c for c in allowed if not c.way.roi])
     names = {
         name: min((c for c in allowed if best.mean_dice - c.mean_dice <= loss + _SAME), key=lambda c: c.mean_seconds)
         for name, loss in LOSSES.items()
@@ -165,6 +180,7 @@ def presets_of(
             overlap=c.way.overlap,
             mirror=c.way.mirror,
             roi=c.way.roi,
+            refine=c.way.refine,
             postprocess=dict(postprocess),
             mean_dice=round(c.mean_dice, 6),
             dice=_dice(c, structures, patients),

@@ -12,7 +12,7 @@ from medseg.core.case import Case
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress
-from medseg.core.volume import LabelMap
+from medseg.core.volume import LabelMap, Volume
 from medseg.workflows.tune_cases import TuneCases
 from medseg.workflows.tune_choice import Floats, Steps, Way
 
@@ -57,11 +57,10 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One case: its reference, its ``shape`` on the plan's grid, and the outcome of each way."""
+    """One case: its reference, and the outcome of each way."""
 
     case: Case
     reference: Packed
-    shape: tuple[int, int, int]
     outcomes: tuple[Outcome, ...]
 
     def with_more(self, other: "Run") -> "Run":
@@ -77,19 +76,29 @@ def settings_of(way: Way, model: "Model") -> "InferenceSettings":
     return settings_for(options, model.card.inference, model.plan)
 
 
-def roi_ways(ways: Sequence[Way], runs: Sequence[Run], model: "Model") -> tuple[list[Way], str]:
+def roi_ways(ways: Sequence[Way], found: TuneCases, model: "Model") -> tuple[list[Way], str]:
     """Those of ``ways`` for which a first look can save anything in some case, looking first; and why none, in words."""
+    from medseg.data.preprocess import framed, shape_for
     from medseg.inference.roi import pays
 
     if model.card.inference.refine is not None:
         return [], "the model wishes a refinement, which needs the whole scan's probabilities"
-    folds = len(model.card.weights)
-    found = [
-        replace(way, roi=True)
-        for way in ways
-        if any(pays(run.shape, model.plan, settings_of(way, model), folds) for run in runs)
-    ]
-    return found, "" if found else "no case has windows enough for a first look to save any"
+    plan, folds, paying = model.plan, len(model.card.weights), set[Way]()
+    for case in found.cases:
+        if len(paying) == len(ways):
+            break
+        shape = shape_for(framed(_volume(case), plan)[0].geometry, plan)
+        paying |= {way for way in ways if pays(shape, plan, settings_of(way, model), folds)}
+    return [replace(way, roi=True) for way in ways if way in paying], "" if paying else (
+        "no case has windows enough for a first look to save any"
+    )
+
+
+def _volume(case: Case) -> Volume:
+    from medseg.io.reading import read_volumes
+    from medseg.io.scan import ReadOptions
+
+    return read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
 
 
 def measured(
@@ -97,18 +106,15 @@ def measured(
 ) -> list[Run]:
     """Every case segmented in every way, each timed without reading; the network's time is that of all folds."""
     from medseg.data.check import as_label
-    from medseg.data.preprocess import framed, shape_for
     from medseg.inference.ensemble import ensembled, outputs_of
     from medseg.inference.expected import ExpectedDice
     from medseg.inference.review import always_there
     from medseg.inference.roi import Scout
     from medseg.inference.segment import segment
-    from medseg.io.reading import read_volumes
-    from medseg.io.scan import ReadOptions
 
     runs, all_folds = [], len(predicts)
     for number, (case, folds) in enumerate(zip(found.cases, found.folds, strict=True)):
-        volume = read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
+        volume = _volume(case)
         outcomes = []
         for done, way in enumerate(ways, 1):
             settings = settings_of(way, model)
@@ -138,8 +144,7 @@ def measured(
             )
             progress("ways to run it", number * len(ways) + done, len(found.cases) * len(ways))
         reference = as_label(case, model.plan.structure_labels, volume.geometry)
-        shape = shape_for(framed(volume, model.plan)[0].geometry, model.plan)
-        runs.append(Run(case, Packed.of(reference), shape, tuple(outcomes)))
+        runs.append(Run(case, Packed.of(reference), tuple(outcomes)))
     return runs
 
 

@@ -282,5 +282,18 @@ def test_looking_first_is_preferred_where_it_is_quicker_and_loses_no_more_than_a
 def test_looking_first_is_refused_where_it_saves_nothing_or_misses_a_structure(dice, seconds, share, why):
     dice = np.broadcast_to(dice, (2, 1))
     looking = Candidate(Way(0.25, (), True), dice, np.full(2, seconds), np.full(2, share))
-    assert refused(looking, WHOLE, ["liver"]) == why
+    assert refused(looking, WHOLE, ["liver"], ["a", "b"]) == why
     assert ways_of([*WHOLE, looking]) == ways_of(WHOLE)
+
+
+@pytest.mark.parametrize(("gains", "chosen"), [([0.01, 0.02, 0.03], True), ([-0.01, 0.02, 0.03], False)])
+def test_a_refinement_is_accurate_where_its_gain_is_more_than_chance(gains, chosen):
+    crf, dice = Component(name="dense_crf"), np.array([[0.8], [0.7], [0.9]])
+    whole = Candidate(Way(0.5), dice, np.full(3, 1.0), np.ones(3))
+    refined = Candidate(Way(0.5, refine=crf), dice + np.array([gains]).T, np.full(3, 9.0), np.ones(3))
+    found = presets_of(
+        [whole, refined], {}, structures=["liver"], patients=["a", "b", "c"], measured_on="cases", machine="here"
+    )
+    assert found["accurate"].refine == (crf if chosen else None)
+    assert refused(refined, [whole, refined], ["liver"], ["a", "b", "c"]).startswith("gains no more") != chosen
+    assert "refined by dense_crf" in found["accurate"].quoted("accurate") or not chosen

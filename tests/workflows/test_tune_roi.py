@@ -90,7 +90,7 @@ def test_a_preset_looks_first_where_that_is_quicker_and_infer_does_so_and_quotes
     assert how.presets["accurate"].seconds_per_scan == 392
     assert how.presets["fast"].mean_dice == 1
     assert [one.settings["roi"] for one in how.predicted_dice] == [False, False]
-    assert "| fast | 0.25 | off | on | 1.0000 |" in (model / "README.md").read_text()
+    assert "| fast | 0.25 | off | on | – | 1.0000 |" in (model / "README.md").read_text()
 
     used = []
     for n in range(2):
