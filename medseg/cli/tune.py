@@ -40,7 +40,7 @@ def tune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure ways to run a model on its validation cases, and write presets into its folder: windows, mirroring, roi, steps after.
+    """Measure overlap, mirroring, roi and post-processing of a model on its validation cases, and write presets into its folder.
 
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
@@ -92,7 +92,8 @@ def tune(
     if found.bf16_dice_loss is not None:
         lost = found.bf16_dice_loss
         print(
-            f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}; the figures are of {found.precision}"
+            f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}, of no structure more; all figures are in "
+            f"{found.precision}"
         )
     steps = next(iter(presets)).postprocess
     for structure, kept in steps.items():
@@ -105,9 +106,10 @@ def tune(
     for calibration in found.predicted_dice[:1]:
         patients = {name: shift.patients for name, shift in calibrated(calibration).items()}
         enough = [f"{name} ({n} patients)" for name, n in patients.items() if n >= FEWEST]
-        few = [f"{name} ({n})" for name, n in patients.items() if n < FEWEST]
-        print(
-            f"predicted Dice: {LEVEL:.0%} intervals for {', '.join(enough) or 'no structure'}"
-            + (f"; fewer than {FEWEST} patients: {', '.join(few)}" if few else "")
-        )
+        scarce = [f"{name} ({n} patients)" for name, n in patients.items() if n < FEWEST]
+        parts = [f"{LEVEL:.0%} intervals for {', '.join(enough)}"] if enough else []
+        parts += [f"no interval for {', '.join(scarce)}: it takes {FEWEST}"] if scarce else []
+        print(f"predicted Dice: {'; '.join(parts)}")
+    if looking := [name for name, preset in found.presets.items() if preset.roi]:
+        print(f"no predicted Dice with {' and '.join(looking)}: outside the box of roi there are no probabilities")
     print(f"{found.cases} cases; use one with: medseg infer SCAN --model {found.model} --preset fast")
