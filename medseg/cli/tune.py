@@ -84,16 +84,16 @@ def tune(
     print_table(
         "", ["preset", "overlap", "mirror", "roi", *refined, "passes", "seconds a scan", "mean Dice", *few], rows
     )
-    print("passes: those of the network, of the whole scan's with this overlap and mirroring")
+    print("passes: forward passes of the network, as a share of the whole scan's with the same overlap and mirroring")
     if any(len(found.presets_like(one)) == len(presets) for one in found.candidates):
         print("all presets are the same: the quickest way to run it is as good as any that was tried")
     if found.no_roi:
         print(f"roi: not tried, because {found.no_roi}")
     if found.bf16_dice_loss is not None:
         lost = found.bf16_dice_loss
+        most = f"{lost.largest:.4f} of the mean Dice of {lost.structure}, of no structure more"
         print(
-            f"bf16 loses {lost.largest:.4f} of the mean Dice of {lost.structure}, of no structure more; all figures are in "
-            f"{found.precision}"
+            f"bf16 loses {most if lost.largest > 0 else 'Dice of no structure'}; all figures are in {found.precision}"
         )
     steps = next(iter(presets)).postprocess
     for structure, kept in steps.items():
