@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from medseg.cli.app import run as command
-from medseg.inference import backends, device, precision, segment
+from medseg.inference import backends, device, precision, segment, windows_of_scan
 from medseg.models.bundle import load_model
 from medseg.workflows import tune_measure
 from tests.data.tiny_dataset import Tiny
@@ -72,6 +72,7 @@ def passes(monkeypatch):
         monkeypatch.setattr(module, "bf16_pays", lambda chosen: False)
     monkeypatch.setattr(backends, "start", started)
     monkeypatch.setattr(segment, "time", clock)
+    monkeypatch.setattr(windows_of_scan, "time", clock)
     monkeypatch.setattr(tune_measure, "perf_counter", clock.perf_counter)
     return count
 
