@@ -21,7 +21,7 @@ from medseg.inference.recording import BLOCK_VALUES
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import CONSTANT_BYTES, Predict, window_order
 from medseg.inference.windows import STARTS, Triple, window_starts
-from medseg.models.head import SLAB_VALUES
+from medseg.models.head import SLAB_VALUES, features_of
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "nnunet": torch.float16}
 INTENSITY_BYTES = {"ct_window": 4, "none": 4}
@@ -85,14 +85,15 @@ def fitted(
             frame, plan, trial, process, network, held=held, whole=max(whole, prod(frame.shape)), maps=maps
         )
 
-    _check(given, estimated(replace(settings, accumulators=kinds[-1], batch=1), 0))
+    thinner = settings.accumulators == "nnunet" and features_of(plan) < plan.structure_labels.outputs
+    _check(given, estimated(replace(settings, accumulators=kinds[-1], batch=1), 0), thinner)
     network = _peak_of(lambda: predict(torch.zeros(1, plan.channels, *plan.patch_size)))
     trials = [replace(settings, accumulators=kind, batch=n) for kind in kinds for n in range(settings.batch, 0, -1)]
     for trial in trials:
         estimate = estimated(trial, network)
         if estimate.peak <= given:
             break
-    _check(given, estimate)
+    _check(given, estimate, thinner)
     say(f"memory: at most {estimate}; blended in {trial.accumulators}, windows at once: {trial.batch}")
     return trial
 
@@ -120,11 +121,12 @@ def stepping_down(predict: Predict, say: Callable[[str], None]) -> Predict:
     return predicted
 
 
-def _check(given: int, estimate: Estimate) -> None:
+def _check(given: int, estimate: Estimate, thinner: bool) -> None:
     if estimate.peak > given:
+        less = "add up with --accumulators f32, which holds less of this model, " if thinner else ""
         raise ResourceError(
-            f"max-memory {gib(given)} GiB does not suffice: this scan and this model need at least {estimate}; give more, crop "
-            "the scan, or close what else this process holds"
+            f"max-memory {gib(given)} GiB does not suffice: this scan and this model need at least {estimate}; {less}give more, "
+            "crop the scan, or close what else this process holds"
         )
 
 

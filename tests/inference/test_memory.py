@@ -74,6 +74,10 @@ def test_fewer_windows_come_first_then_half_precision_then_a_refusal(steady):
         fit(least + sums // 2 - MIB, batch=4)
     with pytest.raises(ResourceError):
         fit(least + sums // 2, accumulators="f32")
+    with pytest.raises(
+        ResourceError, match=r"add up with --accumulators f32, which holds less of this model, give more"
+    ):
+        fit(least, accumulators="nnunet")
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_computed():
