@@ -96,7 +96,7 @@ class Segmenter:
         asked = InferenceOptions(**options)
         chosen = choose_device(device)
         loaded = open_model(find_model(None if model is None else Path(model)))
-        _check_intensities(loaded)
+        check_intensities(loaded)
         settings = settings_for(asked, loaded.card.inference, loaded.plan, weights=tuple(loaded.card.weights))
         loaded = loaded.of_folds(settings.folds)
         loaded = replace(loaded, headless=blends_features(loaded, settings))
@@ -275,7 +275,7 @@ def open_for(card: "ModelCard", paths: Sequence[Path], options: ReadOptions) -> 
         yield scan
 
 
-def _check_intensities(model: "Model") -> None:
+def check_intensities(model: "Model") -> None:
     """Raise ModelError where the plan's way to normalise intensities is not one that medseg has."""
     from medseg.data.intensity import INTENSITIES
 

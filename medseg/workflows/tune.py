@@ -119,12 +119,14 @@ def tune(
     from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
     from medseg.inference.precision import F32_ALONE, bf16_dice_loss
     from medseg.inference.refine import refinement_of
+    from medseg.inference.segmenter import check_intensities
     from medseg.models.bundle import load_model
     from medseg.models.installed import find_model
     from medseg.workflows.tune_dice import calibrations_of
 
     refine = None if refine is None else refinement_of(refine)
     loaded = load_model(find_model(None if model is None else Path(model)))
+    check_intensities(loaded)
     folder, card, plan = loaded.folder, loaded.card, loaded.plan
     weights, training = list(card.weights), card.training
     config, images, labels = (None if path is None else Path(path) for path in (config, images, labels))

@@ -96,7 +96,7 @@ def given_cases(
             "none of these cases has the name of a training case; that none is one under another name is not checked"
         ]
     number = tuple(range(len(weights)))
-    return TuneCases(cases, (number,) * len(cases), "cases given to `medseg tune`", tuple(remarks))
+    return TuneCases(cases, (number,) * len(cases), "cases that were given", tuple(remarks))
 
 
 def spread(found: TuneCases, most: int | None) -> TuneCases:

@@ -1,7 +1,8 @@
 """What a tuning measures: every case, segmented in every way that a model can be run."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.core.case import Case
+from medseg.core.errors import DataError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import Labels
 from medseg.core.progress import Progress
@@ -87,11 +89,22 @@ def roi_ways(ways: Sequence[Way], found: TuneCases, model: "Model") -> tuple[lis
     for case in found.cases:
         if len(paying) == len(ways):
             break
-        shape = shape_for(framed(_volume(case), plan)[0].geometry, plan)
+        volume = _volume(case)
+        with _named(case):
+            shape = shape_for(framed(volume, plan)[0].geometry, plan)
         paying |= {way for way in ways if pays(shape, plan, settings_of(way, model), folds)}
     return [replace(way, roi=True) for way in ways if way in paying], "" if paying else (
         "no case has windows enough for a first look to save any"
     )
+
+
+@contextmanager
+def _named(case: Case) -> Iterator[None]:
+    """A DataError of the block names the ``case``."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{case.id}: {error}") from None
 
 
 def _volume(case: Case) -> Volume:
@@ -115,6 +128,7 @@ def measured(
     runs, all_folds = [], len(predicts)
     for number, (case, folds) in enumerate(zip(found.cases, found.folds, strict=True)):
         volume = _volume(case)
+        reference = as_label(case, model.plan.structure_labels, volume.geometry)
         outcomes = []
         for done, way in enumerate(ways, 1):
             settings = settings_of(way, model)
@@ -122,16 +136,17 @@ def measured(
             predict = ensembled([predicts[n] for n in folds], outputs, regions=bool(model.labels.regions))
             scout, looking = _timed(Scout(predicts[folds[0]], all_folds))
             said = None if way.roi else ExpectedDice(model.labels)
-            made = segment(
-                volume,
-                model.plan,
-                predict,
-                settings=settings,
-                outputs=outputs,
-                expected=said,
-                scout=scout,
-                always=always_there(model.card.fingerprint),
-            )
+            with _named(case):
+                made = segment(
+                    volume,
+                    model.plan,
+                    predict,
+                    settings=settings,
+                    outputs=outputs,
+                    expected=said,
+                    scout=scout,
+                    always=always_there(model.card.fingerprint),
+                )
             others = sum(value for stage, value in made.seconds.items() if stage != "network")
             looked = sum(looking)  # by one fold, however many are averaged afterwards
             outcomes.append(
@@ -143,7 +158,6 @@ def measured(
                 )
             )
             progress("ways to run it", number * len(ways) + done, len(found.cases) * len(ways))
-        reference = as_label(case, model.plan.structure_labels, volume.geometry)
         runs.append(Run(case, Packed.of(reference), tuple(outcomes)))
     return runs
 

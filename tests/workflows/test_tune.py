@@ -11,7 +11,7 @@ import yaml
 
 from medseg.cli.app import run as command
 from medseg.core.component import Component
-from medseg.core.errors import ConfigError, DataError
+from medseg.core.errors import ConfigError, DataError, ModelError
 from medseg.inference import device, precision
 from medseg.inference.predicted import predictor_for
 from medseg.inference.settings import InferenceOptions, settings_for
@@ -215,6 +215,26 @@ def test_given_cases_are_predicted_by_all_folds_and_that_they_are_unseen_is_not_
     loss = load_model(model).card.inference.bf16_dice_loss
     assert (loss is not None) == device.bf16_pays(torch.device("cpu"))
     assert (found.precision == "bf16") == (loss is not None and loss.chosen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        (
+            {"intensity": [{"scheme": {"name": "ct_window", "options": {"lower": 0}}}]},
+            ModelError,
+            "intensity cannot be used",
+        ),
+        ({"channels": 2, "intensity": [{"scheme": "z_score"}] * 2}, DataError, r"case_00: the scan has 1 channel\(s\)"),
+    ],
+)
+def test_a_model_that_cannot_run_and_cases_that_do_not_fit_it_are_refused_by_name(tmp_path, changes, error, match):
+    data = tiny(tmp_path / "data", cases=1).finish()
+    model = tiny_model(tmp_path / "model", plan=tiny_plan(modality="CT", **changes))
+    before = (model / "model.json").read_bytes()
+    with pytest.raises(error, match=match):
+        tune(model, images=data / "imagesTr", labels=data / "labelsTr", device="cpu")
+    assert (model / "model.json").read_bytes() == before
 
 
 LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
