@@ -16,7 +16,7 @@ from medseg.core.progress import Progress, silent
 from medseg.inference.predicted import calibrated
 from medseg.workflows.tune_cases import given_cases, own_cases, spread
 from medseg.workflows.tune_choice import Candidate, Floats, Steps, Way, best_of, chosen_steps, presets_of, refused
-from medseg.workflows.tune_measure import dice_of, expected_of, measured, roi_ways, seconds_of, shares_of
+from medseg.workflows.tune_measure import Engine, dice_of, expected_of, measured, roi_ways, seconds_of, shares_of
 
 Say = Callable[[str], None]
 OVERLAPS = (0.5, 0.25)
@@ -115,7 +115,6 @@ def tune(
 
     Raises ModelError for the model, DataError where there are no cases that it has not seen, ConfigError, ResourceError.
     """
-    from medseg.inference.backends import start
     from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
     from medseg.inference.precision import F32_ALONE, bf16_dice_loss
     from medseg.inference.refine import refinement_of
@@ -145,18 +144,20 @@ def tune(
     names, patients = loaded.labels.names, [case.patient for case in found.cases]
     unchanged: list[dict[str, Steps]] = [{}] * len(patients)
     with enough_memory(chosen):
-        running = start(loaded, chosen, precision="auto" if chosen.type == "cuda" else "f32", say=say)
+        engine = Engine(loaded, chosen, say, precision="auto" if chosen.type == "cuda" else "f32")
+        running, _ = engine.running(ways[0])
         loss = None
         if chosen.type == "cpu" and bf16_pays(chosen) and running.backend not in F32_ALONE:
-            short = start(loaded, chosen, backend=running.backend, precision="bf16", say=say)
-            both = (measured(loaded, one.predicts, found, ways[:1], progress) for one in (running, short))
+            short = replace(engine, backend=running.backend, precision="bf16", started={})
+            both = (measured(one, found, ways[:1], progress) for one in (engine, short))
             exact, rounded = (dice_of(some, 0, unchanged, loaded.labels) for some in both)
             loss = bf16_dice_loss(exact, rounded, structures=names, backend=running.backend)
             if loss is not None and loss.chosen:
-                running = short
+                engine = short
+        running, _ = engine.running(ways[0])
         looking, no_roi = roi_ways(ways, found, loaded)
         ways += looking
-        runs = measured(loaded, running.predicts, found, ways, progress)
+        runs = measured(engine, found, ways, progress)
     after = [(steps, dice_of(runs, 0, [{EVERY: steps}] * len(runs), loaded.labels)) for steps in STEPS]
     kept = chosen_steps(dice_of(runs, 0, unchanged, loaded.labels), after, names, patients)
 
@@ -169,7 +170,7 @@ def tune(
         best = best_of([one for one in candidates if not one.way.roi])
         ways.append(replace(best.way, refine=refine))
         with enough_memory(chosen):
-            others = measured(loaded, running.predicts, found, ways[-1:], progress)
+            others = measured(engine, found, ways[-1:], progress)
         runs = [run.with_more(other) for run, other in zip(runs, others, strict=True)]
         candidates.append(candidate(len(ways) - 1))
     if all(np.isnan(c.dice).all() for c in candidates):

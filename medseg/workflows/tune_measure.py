@@ -1,9 +1,9 @@
 """What a tuning measures: every case, segmented in every way that a model can be run."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from medseg.workflows.tune_cases import TuneCases
 from medseg.workflows.tune_choice import Floats, Steps, Way
 
 if TYPE_CHECKING:
+    from medseg.inference.backends import Running
     from medseg.inference.roi import Roi, Scout
     from medseg.inference.settings import InferenceSettings
-    from medseg.inference.stream import Predict
     from medseg.models.bundle import Model
+    from medseg.models.head import Head
 
 ByStructure = Mapping[str, Steps]
 
@@ -78,6 +79,34 @@ def settings_of(way: Way, model: "Model") -> "InferenceSettings":
     return settings_for(options, model.card.inference, model.plan)
 
 
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A model on a device: what runs each way, started when it is first asked for.
+
+    A way whose windows are blended as features (``inference.features``) needs networks of its own.
+    """
+
+    model: "Model"
+    device: Any
+    say: Callable[[str], None]
+    precision: str
+    backend: str = "auto"
+    started: "dict[bool, Running]" = field(default_factory=dict)
+
+    def running(self, way: Way) -> "tuple[Running, Head | None]":
+        """What runs ``way``, and the last layer where windows are blended before it."""
+        from medseg.inference.backends import start
+        from medseg.inference.features import blends_features
+
+        headless = blends_features(self.model, settings_of(way, self.model))
+        model = replace(self.model, headless=headless)
+        if headless not in self.started:
+            self.started[headless] = start(
+                model, self.device, backend=self.backend, precision=self.precision, say=self.say
+            )
+        return self.started[headless], model.head(0) if headless else None
+
+
 def roi_ways(ways: Sequence[Way], found: TuneCases, model: "Model") -> tuple[list[Way], str]:
     """Those of ``ways`` for which a first look can save anything in some case, looking first; and why none, in words."""
     from medseg.data.preprocess import framed, shape_for
@@ -114,9 +143,7 @@ def _volume(case: Case) -> Volume:
     return read_volumes(case.images, options=ReadOptions(channel_grids=case.channel_grids))
 
 
-def measured(
-    model: "Model", predicts: Sequence["Predict"], found: TuneCases, ways: Sequence[Way], progress: Progress
-) -> list[Run]:
+def measured(engine: Engine, found: TuneCases, ways: Sequence[Way], progress: Progress) -> list[Run]:
     """Every case segmented in every way, each timed without reading; the network's time is that of all folds."""
     from medseg.data.check import as_label
     from medseg.inference.ensemble import ensembled, outputs_of
@@ -125,14 +152,15 @@ def measured(
     from medseg.inference.roi import Scout
     from medseg.inference.segment import segment
 
-    runs, all_folds = [], len(predicts)
+    model, runs = engine.model, []
+    all_folds = len(model.card.weights)
     for number, (case, folds) in enumerate(zip(found.cases, found.folds, strict=True)):
         volume = _volume(case)
         reference = as_label(case, model.plan.structure_labels, volume.geometry)
         outcomes = []
         for done, way in enumerate(ways, 1):
-            settings = settings_of(way, model)
-            outputs = outputs_of(len(folds), settings.ensemble)
+            settings, (running, head) = settings_of(way, model), engine.running(way)
+            predicts, outputs = running.predicts, outputs_of(len(folds), settings.ensemble)
             predict = ensembled([predicts[n] for n in folds], outputs, regions=bool(model.labels.regions))
             scout, looking = _timed(Scout(predicts[folds[0]], all_folds))
             said = None if way.roi else ExpectedDice(model.labels)
@@ -145,6 +173,7 @@ def measured(
                     outputs=outputs,
                     expected=said,
                     scout=scout,
+                    head=head,
                     always=always_there(model.card.fingerprint),
                 )
             others = sum(value for stage, value in made.seconds.items() if stage != "network")

@@ -13,6 +13,7 @@ from medseg.cli.app import run as command
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError, ModelError
 from medseg.inference import device, precision
+from medseg.inference import segment as segmenting
 from medseg.inference.predicted import predictor_for
 from medseg.inference.settings import InferenceOptions, settings_for
 from medseg.models.bundle import load_model
@@ -235,6 +236,35 @@ def test_a_model_that_cannot_run_and_cases_that_do_not_fit_it_are_refused_by_nam
     with pytest.raises(error, match=match):
         tune(model, images=data / "imagesTr", labels=data / "labelsTr", device="cpu")
     assert (model / "model.json").read_bytes() == before
+
+
+def test_many_structures_are_run_as_infer_runs_them(tmp_path, monkeypatch):
+    """Blended as features where these are fewer than the structures, but for mirroring that exchanges left and right."""
+    data = tiny(tmp_path / "data", cases=1).finish()
+    labels = {"background": 0, "liver": 1, "tumour": 2, "kidney_left": 3, "kidney_right": 4, "spleen": 5}
+    model = tiny_model(
+        tmp_path / "model", plan=tiny_plan(modality="CT", labels=labels, mirror_axes=[0], patch_size=[24, 16, 16])
+    )
+    ran, segment = [], segmenting.segment
+
+    def noted(*args, head, **kwargs):
+        ran.append((0 in kwargs["settings"].mirror, head is None))
+        return segment(*args, head=head, **kwargs)
+
+    monkeypatch.setattr(segmenting, "segment", noted)
+    found = tune(model, images=data / "imagesTr", labels=data / "labelsTr", device="cpu")
+    assert set(ran) == {(False, False), (True, True)}
+    fast = found.presets["fast"]
+    result = infer(
+        data / "imagesTr" / "case_00.nii.gz",
+        model=model,
+        output=tmp_path,
+        device="cpu",
+        settings=InferenceOptions(preset="fast"),
+    )
+    reference = np.asarray(nib.load(data / "labelsTr" / "case_00.nii.gz").dataobj)
+    one, other = result.label_map.data == 1, reference == 1
+    assert fast.dice["liver"].mean == pytest.approx(2 * (one & other).sum() / (one.sum() + other.sum()), abs=1e-6)
 
 
 LARGEST, HOLES = (Component(name="largest_component"),), (Component(name="fill_holes"),)
