@@ -240,8 +240,10 @@ class Labels:
         return channels.astype(self.channel_dtype)
 
     def to_values(self, channels: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger]:
-        """Contiguous channels -> values on disk, in ``dtype``."""
+        """Contiguous channels -> values on disk, in ``dtype``; ``channels`` itself where these are its numbers already."""
         table = np.array([0, *self.values], self.dtype)
+        if channels.dtype == self.dtype and np.array_equal(table, np.arange(len(table))):
+            return np.asarray(channels, self.dtype)
         values = np.empty(channels.shape, self.dtype)
         # Slice by slice: numpy turns the whole index into 8 bytes a voxel.
         for n in range(len(channels)):

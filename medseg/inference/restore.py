@@ -1,7 +1,9 @@
 """From slabs of logits on the plan's grid to channels on the scan's grid, tile by tile, as far as a tile leaves a choice."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ from torch import Tensor
 
 from medseg.core.boxes import Box
 from medseg.core.interpolate import Way, Ways, line_matrix, shares_at
-from medseg.inference.decide import Array, Decide, largest
+from medseg.inference.decide import Array, Decide, Mask, largest
 from medseg.inference.windows import Triple
 
-PLANES, SIDE = 8, 32  # target voxels of a tile: few structures meet in one, and its logits stay in the cache
+TILE = (8, 16, 64)  # target voxels of a tile along the axes, the last as the memory runs: few structures meet in one
+BY_ITSELF = 2**15  # what a tile costs beside its interpolated values, in such values
 
 
 def linear_matrix(source: int, target: int) -> Array:
@@ -111,18 +114,29 @@ def restore(
     result = np.zeros([len(a.matrix) for a in axes], np.dtype(dtype)) if into is None else into
     out = np.moveaxis(result, axis, 0)
     along, *across = (axes[a] for a in (axis, *(a for a in range(3) if a != axis)))
-    rows, columns = (a.pieces(0, len(a.matrix), SIDE) for a in across)
     same_grid = source == target and all(isinstance(way, int) for way in orders)
+    pieces_of = cache(lambda side, size: side.pieces(0, len(side.matrix), size))
     held = Planes()
     emitted = 0
     for slab in slabs:
         held.append(slab)
+        order = sorted(range(3), key=lambda a: -slab.stride(a + 1))  # as the memory runs
+        thick, *sizes = (TILE[order.index(a)] for a in range(3))
+        sides = [pieces_of(a, size) for a, size in zip(across, sizes, strict=True)]
         end = int(np.searchsorted(along.last, held.stop))
         # What also needs planes of the slab before is made first, so that no others are copied.
         joint = min(max(emitted, int(np.searchsorted(along.first, held.start))), end)
-        for piece in (*along.pieces(emitted, joint, PLANES), *along.pieces(joint, end, PLANES)):
+        for piece in (*along.pieces(emitted, joint, thick), *along.pieces(joint, end, thick)):
             block, place = held.between(piece.source.start, piece.source.stop), out[piece.target]
-            tiles = _whole(block, decide) if same_grid else _tiles(block, piece, rows, columns, decide)
+            if same_grid:
+                tiles = _whole(block, decide)
+            else:
+                here = Piece(slice(0, len(place)), slice(0, block.shape[1]), piece.shares)
+                ordered = [[[here], *sides][a] for a in order]
+                tiles, place = (
+                    _tiles(block.permute(0, *(a + 1 for a in order)), ordered, decide),
+                    place.transpose(order),
+                )
             for where, channels in tiles:
                 place[where] = channels
         emitted = end
@@ -160,30 +174,80 @@ def _whole(block: Tensor, decide: Decide) -> Iterator[tuple[Any, Any]]:
         yield (slice(None),) * cut + (n,), decide((logits.float().numpy() for logits in part), range(len(block)))
 
 
-def _tiles(
-    block: Tensor, along: Piece, rows: list[Piece], columns: list[Piece], decide: Decide
-) -> Iterator[tuple[Any, Any]]:
-    """The tiles of ``block`` (K, n, A, B): where each lies in the target, and its channels."""
-    low, high = (_extremes(block, rows, columns, reduce) for reduce in (torch.amin, torch.amax))
-    matter = decide.matter(low, high)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            where = (slice(None), row.target, column.target)
-            outputs = np.flatnonzero(matter[:, i, j]).tolist()
-            channel = decide.certain(outputs)
+def _tiles(block: Tensor, sides: Sequence[Sequence[Piece]], decide: Decide) -> Iterator[tuple[Any, Any]]:
+    """The tiles of ``block`` (K, a, b, c), of which each axis has its pieces: where each lies in the target, and its channels."""
+    low, high = (_extremes(block, sides, reduce) for reduce in (torch.amin, torch.amax))
+    run = max(range(3), key=lambda a: len(sides[a]))
+    matter = np.moveaxis(decide.matter(low, high), run + 1, -1)
+    certain = cache(lambda code: decide.certain(_outputs(code)))
+    for at in np.ndindex(matter.shape[1:3]):
+        pieces = [[side[n]] for side, n in zip((s for a, s in enumerate(sides) if a != run), at, strict=True)]
+        pieces.insert(run, list(sides[run]))
+        voxels = prod(side[0].target.stop - side[0].target.start for side in pieces)
+        for start, stop, code in _joined(matter[:, at[0], at[1]], certain, BY_ITSELF / voxels):
+            pieces[run] = list(sides[run][start:stop])
+            where = tuple(slice(side[0].target.start, side[-1].target.stop) for side in pieces)
+            channel = certain(code)
             if channel is not None:
                 yield where, channel
+                continue
+            outputs = _outputs(code)
+            inside = block[(slice(None), *(slice(side[0].source.start, side[-1].source.stop) for side in pieces))]
+            chosen = inside if len(outputs) == len(block) else inside[outputs]
+            yield where, decide(iter(_stretched(chosen.float().numpy(), pieces)), outputs)
+
+
+def _outputs(code: int) -> list[int]:
+    return [n for n in range(code.bit_length()) if code >> n & 1]
+
+
+def _joined(matter: Mask, certain: Callable[[int], int | None], by_itself: float) -> Iterator[tuple[int, int, int]]:
+    """Runs of a row of tiles, of which ``matter`` (K, n): first tile, end, and the outputs that matter as the bits of a number.
+
+    Tiles are joined where that costs less than another run, which costs as much as interpolating ``by_itself`` tiles.
+    """
+    codes = [int.from_bytes(bits.tobytes(), "little") for bits in np.packbits(matter, axis=0, bitorder="little").T]
+
+    def cost(code: int, tiles: int) -> float:
+        return 0 if certain(code) is not None else by_itself + code.bit_count() * tiles
+
+    start, joined = 0, codes[0]
+    for n, code in enumerate(codes[1:], 1):
+        if cost(joined | code, n + 1 - start) <= cost(joined, n - start) + cost(code, 1):
+            joined |= code
+        else:
+            yield start, n, joined
+            start, joined = n, code
+    yield start, len(codes), joined
+
+
+def _extremes(block: Tensor, sides: Sequence[Sequence[Piece]], reduce: Callable[..., Tensor]) -> Array:
+    """The smallest or largest logit of each output (K, tiles along each axis) among the source voxels of each tile."""
+    for axis, side in enumerate(sides, 1):
+        parts = (block.narrow(axis, p.source.start, p.source.stop - p.source.start) for p in side)
+        block = torch.stack([reduce(part, axis) for part in parts], dim=axis)
+    return block.float().numpy()
+
+
+def _stretched(values: Array, pieces: Sequence[Sequence[Piece]]) -> Array:
+    """``values`` (M, a, b, c) at the target's voxels, of which each axis has its pieces (M, a', b', c')."""
+    for axis, side in reversed([*enumerate(pieces, 1)]):
+        if all(piece.shares is None for piece in side):
+            continue
+        first, begin = side[0].source.start, side[0].target.start
+        old = values.reshape(prod(values.shape[:axis]), values.shape[axis], -1)
+        new = np.empty((len(old), side[-1].target.stop - begin, old.shape[2]), np.float32)
+        for piece in side:
+            source = old[:, piece.source.start - first : piece.source.stop - first]
+            target = new[:, piece.target.start - begin : piece.target.stop - begin]
+            if piece.shares is None:
+                target[:] = source
+            elif source.shape[2] == 1:
+                np.matmul(source[..., 0], piece.shares.numpy().T, out=target[..., 0])
             else:
-                inside = block[:, :, row.source, column.source]
-                chosen = inside if len(outputs) == len(block) else inside[outputs]
-                yield where, decide(iter(interpolated(chosen.float(), along, row, column).numpy()), outputs)
-
-
-def _extremes(block: Tensor, rows: list[Piece], columns: list[Piece], reduce: Callable[..., Tensor]) -> Array:
-    """The smallest or largest logit of each output (K, rows, columns) among the source voxels of each tile."""
-    flat = reduce(block, 1)
-    by_row = torch.stack([reduce(flat[:, p.source], 1) for p in rows], dim=1)
-    return torch.stack([reduce(by_row[:, :, p.source], 2) for p in columns], dim=2).float().numpy()
+                np.matmul(piece.shares.numpy(), source, out=target)
+        values = new.reshape(*values.shape[:axis], new.shape[1], *values.shape[axis + 1 :])
+    return values
 
 
 def interpolated(logits: Tensor, along: Piece, row: Piece, column: Piece) -> Tensor:

@@ -95,6 +95,18 @@ def test_leaving_out_what_cannot_win_changes_no_voxel_even_where_outputs_tie(axi
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
+def test_whatever_the_memory_order_of_a_slab_its_labels_are_the_same(axis):
+    """Tiles follow the memory, so that other ones are made and joined."""
+    target = (24, 100, 140)
+    slabs = cut(blocks(axis, 5, 9), axis, [5, 3])
+    turned = [slab.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1) for slab in slabs]
+    common = {"source": BLOCKS, "target": target, "axis": axis, "dtype": np.uint8}
+    found = restore(turned, **common)
+    np.testing.assert_array_equal(found, restore(slabs, **common))
+    assert np.unique(found).size == 5
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_on_the_scans_own_grid_the_logits_are_decided_as_they_are(axis):
     logits = blocks(axis, 4, 1)
     slabs = cut(logits, axis, [5, 3])
