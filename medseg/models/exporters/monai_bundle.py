@@ -21,7 +21,7 @@ HOW_TO_RUN = """
 ## Running it with MONAI
 
 `python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER` in this folder segments every .nii.gz in
-FOLDER; label maps go to `eval`.
+FOLDER; label maps go to `eval`. It needs `pip install 'monai[fire]' nibabel`.
 """
 
 
