@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +14,13 @@ from medseg.core.errors import DataError
 from medseg.core.files import check_writable, json_bytes, write_together
 from medseg.core.progress import Progress, silent
 from medseg.inference.predicted import calibrated
-from medseg.workflows.tune_cases import given_cases, own_cases, spread
+from medseg.workflows.tune_cases import TuneCases, given_cases, own_cases, spread
 from medseg.workflows.tune_choice import Candidate, Floats, Steps, Way, best_of, chosen_steps, presets_of, refused
 from medseg.workflows.tune_measure import Engine, dice_of, expected_of, measured, roi_ways, seconds_of, shares_of
+
+if TYPE_CHECKING:
+    from medseg.models.bundle import Model
+    from medseg.models.how_to_run import Bf16DiceLoss
 
 Say = Callable[[str], None]
 OVERLAPS = (0.5, 0.25)
@@ -115,8 +119,7 @@ def tune(
 
     Raises ModelError for the model, DataError where there are no cases that it has not seen, ConfigError, ResourceError.
     """
-    from medseg.inference.device import bf16_pays, choose_device, enough_memory, machine
-    from medseg.inference.precision import F32_ALONE, bf16_dice_loss
+    from medseg.inference.device import choose_device, enough_memory, machine
     from medseg.inference.refine import refinement_of
     from medseg.inference.segmenter import check_intensities
     from medseg.models.bundle import load_model
@@ -144,16 +147,7 @@ def tune(
     names, patients = loaded.labels.names, [case.patient for case in found.cases]
     unchanged: list[dict[str, Steps]] = [{}] * len(patients)
     with enough_memory(chosen):
-        engine = Engine(loaded, chosen, say, precision="auto" if chosen.type == "cuda" else "f32")
-        running, _ = engine.running(ways[0])
-        loss = None
-        if chosen.type == "cpu" and bf16_pays(chosen) and running.backend not in F32_ALONE:
-            short = replace(engine, backend=running.backend, precision="bf16", started={})
-            both = (measured(one, found, ways[:1], progress) for one in (engine, short))
-            exact, rounded = (dice_of(some, 0, unchanged, loaded.labels) for some in both)
-            loss = bf16_dice_loss(exact, rounded, structures=names, backend=running.backend)
-            if loss is not None and loss.chosen:
-                engine = short
+        engine, loss = _engine(loaded, found, chosen, ways[0], progress, say)
         running, _ = engine.running(ways[0])
         looking, no_roi = roi_ways(ways, found, loaded)
         ways += looking
@@ -166,6 +160,8 @@ def tune(
         return Candidate(ways[n], dice, seconds_of(runs, n), shares_of(runs, n))
 
     candidates = [candidate(n) for n in range(len(ways))]
+    if all(np.isnan(c.dice).all() for c in candidates):
+        raise DataError(f"{folder}: no Dice is defined: neither the references nor the predictions hold a structure")
     if refine is not None:
         best = best_of([one for one in candidates if not one.way.roi])
         ways.append(replace(best.way, refine=refine))
@@ -173,8 +169,6 @@ def tune(
             others = measured(engine, found, ways[-1:], progress)
         runs = [run.with_more(other) for run, other in zip(runs, others, strict=True)]
         candidates.append(candidate(len(ways) - 1))
-    if all(np.isnan(c.dice).all() for c in candidates):
-        raise DataError(f"{folder}: no Dice is defined: neither the references nor the predictions hold a structure")
     presets = presets_of(
         candidates,
         kept.steps,
@@ -203,6 +197,28 @@ def tune(
         loss,
         calibrations,
     )
+
+
+def _engine(
+    loaded: "Model", found: TuneCases, device: Any, way: Way, progress: Progress, say: Say
+) -> "tuple[Engine, Bf16DiceLoss | None]":
+    """What runs the model: on a CPU that has arithmetic for it in bf16, where it loses little Dice; and what it loses."""
+    from medseg.inference.device import bf16_pays
+    from medseg.inference.precision import F32_ALONE, bf16_dice_loss
+
+    if device.type == "cuda":
+        return Engine(loaded, device, say, precision="auto"), None
+    exact = Engine(loaded, device, say, precision="f32")
+    backend = exact.running(way)[0].backend
+    if not bf16_pays(device) or backend in F32_ALONE:
+        return exact, None
+    short = replace(exact, backend=backend, precision="bf16", started={})
+    unchanged: list[dict[str, Steps]] = [{}] * len(found.cases)
+    in_f32, in_bf16 = (
+        dice_of(measured(one, found, [way], progress), 0, unchanged, loaded.labels) for one in (exact, short)
+    )
+    loss = bf16_dice_loss(in_f32, in_bf16, structures=loaded.labels.names, backend=backend)
+    return short if loss is not None and loss.chosen else exact, loss
 
 
 def _write(folder: Path, presets: dict[str, Any], loss: Any, calibrations: Sequence[Any]) -> None:
