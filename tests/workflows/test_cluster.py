@@ -324,7 +324,7 @@ def test_jobs_of_a_queue_do_the_cases(folder, tmp_path, monkeypatch, serial):
 def test_a_parent_that_is_killed_and_run_again_goes_on(folder, tmp_path, client, address, serial):
     output = tmp_path / "out"
     with started(folder, output, "--cluster", address.address) as process:
-        wait_for(lambda: len(list(output.glob("*_seg.json"))) >= 2)
+        wait_for(lambda: len(list(output.glob("*_seg.json"))) >= 5)  # one of two workers did three: its first is told
         process.kill()
     found, told = run(folder, output, address)
     assert found.again >= 1
