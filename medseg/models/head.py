@@ -69,14 +69,17 @@ class Head:
 
 def head_key(plan: Plan) -> str | None:
     """How the head's weights are called in the network of ``plan``; None where it does not end with one."""
-    if plan.architecture.name not in WITH_HEAD:
-        return None
-    return f"decoder.seg_layers.{len(plan.architecture.options['features']) - 2}"
+    features = plan.architecture.options.get("features")
+    if plan.architecture.name not in WITH_HEAD or not isinstance(features, list | tuple):
+        return None  # options that are none of a network are told when it is built
+    return f"decoder.seg_layers.{len(features) - 2}"
 
 
 def features_of(plan: Plan) -> int:
     """How many features the head of the network of ``plan`` takes; as many as it has outputs where it has no head."""
-    return int(plan.architecture.options["features"][0]) if head_key(plan) else plan.structure_labels.outputs
+    features = plan.architecture.options.get("features")
+    first = features[0] if head_key(plan) and features else None
+    return first if isinstance(first, int) else plan.structure_labels.outputs
 
 
 def cut_head(network: nn.Module, key: str) -> None:

@@ -77,7 +77,7 @@ class Preset(BaseModel):
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Scans = dict[str, tuple[tuple[tuple[Share, Share], ...], ...]]
+Scans = dict[str, tuple[Annotated[tuple[tuple[Share, Share], ...], Field(min_length=1)], ...]]
 """Of each structure, by patient: the expected and the measured Dice of every scan of theirs in which it was found."""
 
 

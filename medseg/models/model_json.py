@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medseg.core.errors import MedsegError, ModelError
 from medseg.core.labels import Labels
@@ -15,6 +15,27 @@ from medseg.models.how_to_run import HowToRun
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 16 * 2**20  # which may take 20 times as much memory once read
 HOW_TO_GET_ONE = "train one with `medseg train --config FILE`, or try `medseg demo`"
+
+
+class _Scores(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    dice: dict[str, float | None] = {}
+    dice_interval: dict[str, tuple[float, float] | None] = {}
+
+
+class _Trained(BaseModel):
+    seconds: float | None = None
+
+
+class _Provenance(BaseModel):
+    versions: dict[str, str] = {}
+
+
+def _as(kind: Any) -> AfterValidator:
+    """The check that a value is of this ``kind`` in what is read of it; whatever else it holds stays."""
+    check = TypeAdapter(kind).validate_python
+    return AfterValidator(lambda value: [check(value), value][1])
 
 
 class ModelCard(BaseModel):
@@ -30,10 +51,10 @@ class ModelCard(BaseModel):
     structures: dict[str, StructureDetails] = Field(default_factory=dict, description="own codes and colours, by name")
     weights: dict[str, str] = Field(description="file name -> sha256")
     fingerprint: Fingerprint | None = None
-    validation: dict[str, Any] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    validation: Annotated[dict[str, Any], _as(dict[str, _Scores])] = Field(default_factory=dict)
+    provenance: Annotated[dict[str, Any], _as(_Provenance)] = Field(default_factory=dict)
     licence: str | None = None
-    training: dict[str, Any] = Field(
+    training: Annotated[dict[str, Any], _as(dict[str, _Trained])] = Field(
         default_factory=dict, description="weights without ending -> how they were trained"
     )
     inference: HowToRun = HowToRun()
@@ -80,7 +101,7 @@ def read_card(folder: Path) -> ModelCard:
     except MedsegError as error:
         raise ModelError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file}: not a model.json that medseg can read: {_first_problem(error)}") from None
+        raise ModelError(f"{file}: not a model.json that medseg can read: {first_problem(error)}") from None
     if not card.weights:
         raise ModelError(f"{file}: names no weights; copy the model folder again")
     return card
@@ -99,7 +120,8 @@ def newest_model(runs: Path) -> Path:
     return max(found)[1]
 
 
-def _first_problem(error: Exception) -> str:
+def first_problem(error: Exception) -> str:
+    """What ``error`` says first, on one line where it is pydantic's."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")

@@ -11,6 +11,7 @@ from medseg.core.errors import ModelError
 from medseg.core.files import sha256_of
 from medseg.core.labels import PALETTE, Labels
 from medseg.core.plan import Plan
+from medseg.inference.segmenter import Segmenter
 from medseg.models.bundle import load_model, network_for, saved_folds
 from medseg.models.model_json import newest_model, read_card
 from tests.models.bad_model import FIRST, LAST, ROWS, WEIGHTS, edit_card, edit_weights
@@ -116,6 +117,9 @@ def test_half_precision_weights_are_taken_as_float32(model, dtype):
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
+NO_SCANS = [{"settings": {}, "measured_on": "cases", "scans": {"fold_0": {"liver": [[]]}}}]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -138,6 +142,18 @@ def test_half_precision_weights_are_taken_as_float32(model, dtype):
         (lambda c: c.update(weights={"fold_0.pkl": "x"}), "not a plain safetensors name"),
         (lambda c: c.update(weights={"fold_9.safetensors": "x"}), "fold_9.safetensors: weights file missing"),
         (lambda c: c.pop("plan"), "plan: Field required"),
+        (lambda c: c.update(validation={"fold_0": 5}), "validation.fold_0: Input should be"),
+        (
+            lambda c: c.update(validation={"fold_0": {"dice": {"liver": "x"}}}),
+            "validation.fold_0.dice.liver: Input should",
+        ),
+        (
+            lambda c: c.update(validation={"fold_0": {"dice_interval": {"liver": [1]}}}),
+            "dice_interval.liver.1: Field req",
+        ),
+        (lambda c: c.update(training={"fold_0": {"seconds": "x"}}), "training.fold_0.seconds: Input should be"),
+        (lambda c: c.update(provenance={"versions": 5}), "provenance.versions: Input should be"),
+        (lambda c: c["inference"].update(predicted_dice=NO_SCANS), r"liver.0: Tuple should have at least 1 item"),
         (lambda c: c.clear(), "format_version: Field required"),
     ],
 )
@@ -146,6 +162,13 @@ def test_a_card_that_makes_no_sense_is_refused_with_its_file(model, change, word
     with pytest.raises(ModelError, match=words) as caught:
         load_model(model)
     assert str(caught.value).startswith(str(model))
+
+
+@pytest.mark.parametrize("features", ["x", ["x", "y"], [], None])
+def test_features_that_are_none_are_the_models_fault(model, features):
+    edit_card(model, lambda c: c["plan"]["architecture"]["options"].update(features=features))
+    with pytest.raises(ModelError, match="architecture cannot be built"):
+        Segmenter.load(model, device="cpu")
 
 
 @pytest.mark.parametrize(

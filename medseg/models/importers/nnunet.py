@@ -21,7 +21,7 @@ from medseg.models.importers import nnunet_plan as planning
 from medseg.models.importers.imported import Imported, Importer, ImportOptions
 from medseg.models.importers.nnunet_network import architecture_of, older_architecture, permuted
 from medseg.models.importers.torch_checkpoint import Checkpoint, read_checkpoint
-from medseg.models.model_json import FORMAT_VERSION, ModelCard
+from medseg.models.model_json import FORMAT_VERSION, ModelCard, first_problem
 
 FACTS = {
     "trainer": ("trainer_name",),
@@ -54,12 +54,12 @@ def read_nnunet(folder: Path, options: ImportOptions) -> Imported:
     }
     facts = next(iter(checkpoints.values())).facts
     name = _configuration(folder, facts, options.configuration)
-    axes, known = planning.axes_of(plans, options.orientation)
     try:
+        axes, known = planning.axes_of(plans, options.orientation)
         configuration = _read_configuration(plans, name, folder)
         plan = _plan(plans, dataset, configuration, axes, facts)
     except ValueError as error:  # pydantic's too: figures that fit no plan
-        raise ModelError(f"{folder / 'plans.json'}: configuration {name}: {error}") from None
+        raise ModelError(f"{folder / 'plans.json'}: configuration {name}: {first_problem(error)}") from None
     except MedsegError as error:
         words = str(error)
         where = folder if words.startswith(("dataset.json", "the checkpoint")) else folder / "plans.json"
