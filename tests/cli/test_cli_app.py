@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import medseg
+from medseg.__main__ import main
 from medseg.cli import app
 from medseg.cli.app import run
 from medseg.cli.console import error_line, note_line, plain_lines, print_table, progress_bars
@@ -198,6 +199,17 @@ def test_progress_is_silent_where_nobody_watches(capsys, quiet):
     with progress_bars(quiet=quiet) as progress:
         progress("windows", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_while_modules_load_is_one_line(monkeypatch, capsys):
+    class Interrupted:
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "medseg.cli.app", Interrupted())
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    assert capsys.readouterr().err == "medseg: error: interrupted\n"
 
 
 def test_a_bar_has_the_name_of_its_stage_whatever_that_is_until_it_ends(capsys, monkeypatch):
