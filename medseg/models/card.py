@@ -94,7 +94,7 @@ def preset_lines(card: ModelCard) -> list[str]:
         *("`medseg infer SCAN --preset fast` runs one.", ""),
         *(
             "| preset | overlap | mirrored axes | roi | refined by | mean Dice | seconds a scan |",
-            "|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|",
             *rows,
         ),
     ]
