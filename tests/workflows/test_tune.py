@@ -12,6 +12,7 @@ import yaml
 from medseg.cli.app import run as command
 from medseg.core.component import Component
 from medseg.core.errors import ConfigError, DataError, ModelError
+from medseg.core.files import json_bytes
 from medseg.inference import device, precision
 from medseg.inference import segment as segmenting
 from medseg.inference.predicted import predictor_for
@@ -156,6 +157,11 @@ def test_a_first_look_that_sees_structures_everywhere_is_measured_and_not_chosen
     assert Way(0.5, (1,), roi=True) in looking
     assert set(looking.values()) == {"saves no windows"}
     assert not any(preset.roi for preset in tuned[1].presets.values())
+    told = json.loads(json_bytes(tuned[1].content()))
+    assert [one["not_chosen_because"] for one in told["candidates"] if one["roi"]] == ["saves no windows"] * len(
+        looking
+    )
+    assert {name for one in told["candidates"] for name in one["presets"]} == {"fast", "balanced", "accurate"}
 
 
 def test_a_preset_is_run_and_its_figures_are_quoted(run, tuned, tmp_path, capsys):
