@@ -342,7 +342,7 @@ def compare(what: str, model: Path, work: Path, scans: list[list[Path]]) -> None
             output=work / "medseg",
             force=True,
             device="cpu",
-            settings=InferenceOptions(overlap=0.5),
+            settings=InferenceOptions(overlap=0.5, backend="torch"),
         )
         theirs = np.asarray(nib.load(work / "nnunet" / f"{case[0].name[:3]}.nii.gz").dataobj).astype(int)
         ours = np.asarray(nib.load(found.path).dataobj).astype(int)
