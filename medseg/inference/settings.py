@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from medseg.core.component import Component
 from medseg.core.config_inference import postprocess_of, refine_of
-from medseg.core.errors import ConfigError
+from medseg.core.errors import ConfigError, ModelError
 from medseg.core.plan import Plan
 from medseg.inference.postprocess import steps_of
 from medseg.inference.refine import refinement_of
@@ -176,6 +176,20 @@ def settings_for(
         except ConfigError as error:
             raise ConfigError(f"mirror: axis 0 (i) turns left into right, and {error}; leave axis 0 out") from None
     return settings
+
+
+def settings_of(
+    options: InferenceOptions, wishes: Wishes, plan: Plan, *, weights: Sequence[str], file: str
+) -> InferenceSettings:
+    """``settings_for`` a model of the model.json ``file``. Raises ModelError where it is its own wishes that cannot be met."""
+    try:
+        return settings_for(options, wishes, plan, weights=weights)
+    except ConfigError:
+        try:
+            settings_for(InferenceOptions(), wishes, plan, weights=weights)
+        except ConfigError as error:
+            raise ModelError(f"{file}: inference: {error}") from None
+        raise
 
 
 def preset_of(wishes: Wishes, name: str) -> Any:

@@ -21,7 +21,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.inference.predicted import PredictedDice
 from medseg.inference.result import SegmenterResult, result_html
 from medseg.inference.segmenter import Segmenter, open_for
-from medseg.inference.settings import InferenceOptions, settings_for
+from medseg.inference.settings import InferenceOptions, settings_of
 from medseg.io.outputs import WRITERS, Segmentation, Writer, label_map_file, writers_of
 from medseg.io.reading import hash_of
 from medseg.io.recorded import Recorded
@@ -121,7 +121,8 @@ class Job:
         """
         writers, found = writers_of(also, OUTPUTS), find_model(folder)
         card = read_card(found)
-        decided = settings_for(settings, card.inference, card.plan, weights=tuple(card.weights))
+        file, weights = str(found / "model.json"), tuple(card.weights)
+        decided = settings_of(settings, card.inference, card.plan, weights=weights, file=file)
         if decided.roi and (maps := [kind for kind in ("probabilities", "entropy") if kind in writers]):
             raise ConfigError(
                 f"roi: outside the box there is no {maps[0]} to save; leave out --save-{maps[0]}, or take --no-roi"

@@ -206,6 +206,10 @@ def test_a_grid_that_no_memory_holds_is_refused(tmp_path, model, capsys):
     [
         (lambda c: c["plan"].update(intensity=[{"scheme": "guess"}]), "intensity cannot be used: .*unknown 'guess'"),
         (lambda c: c["plan"].update(intensity=[{"scheme": {"name": "ct_window"}}]), "intensity cannot be used"),
+        (
+            lambda c: c["inference"].update(postprocess={"liver": ["guess"]}),
+            "inference: postprocess: .*unknown 'guess'",
+        ),
         (lambda c: c["plan"].update(patch_size=[9, 9, 9]), r"patch_size \(9, 9, 9\)"),
         (lambda c: c["plan"].update(intensity=[ct_window(lower=1.0, upper=-1.0)]), "lower must not lie above upper"),
         (lambda c: c["plan"].update(intensity=[ct_window(sd=-3.0)]), "nor sd below 0"),
@@ -216,7 +220,7 @@ def test_a_plan_that_fails_only_on_a_scan_is_the_models_fault(tmp_path, model, c
     edit_card(model, change)
     scan = write_scan(tmp_path / "scan.nii.gz")
     assert run(["infer", str(scan), "--model", str(model), "--device", "cpu", "-q"]) == 3
-    assert re.search(f"{model}: .*{words}", capsys.readouterr().err)
+    assert re.search(f"{model}(/model.json)?: .*{words}", capsys.readouterr().err)
     assert not list(tmp_path.glob("scan_seg*"))
 
 
