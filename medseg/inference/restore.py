@@ -18,6 +18,7 @@ from medseg.inference.windows import Triple
 
 TILE = (8, 16, 64)  # target voxels of a tile along the axes, the last as the memory runs: few structures meet in one
 BY_ITSELF = 2**15  # what a tile costs beside its interpolated values, in such values
+AT_ONCE = 2**19  # values that joined tiles may have: more would leave the cache
 
 
 def linear_matrix(source: int, target: int) -> Array:
@@ -184,7 +185,7 @@ def _tiles(block: Tensor, sides: Sequence[Sequence[Piece]], decide: Decide) -> I
         pieces = [[side[n]] for side, n in zip((s for a, s in enumerate(sides) if a != run), at, strict=True)]
         pieces.insert(run, list(sides[run]))
         voxels = prod(side[0].target.stop - side[0].target.start for side in pieces)
-        for start, stop, code in _joined(matter[:, at[0], at[1]], certain, BY_ITSELF / voxels):
+        for start, stop, code in _joined(matter[:, at[0], at[1]], certain, BY_ITSELF / voxels, AT_ONCE / voxels):
             pieces[run] = list(sides[run][start:stop])
             where = tuple(slice(side[0].target.start, side[-1].target.stop) for side in pieces)
             channel = certain(code)
@@ -201,20 +202,27 @@ def _outputs(code: int) -> list[int]:
     return [n for n in range(code.bit_length()) if code >> n & 1]
 
 
-def _joined(matter: Mask, certain: Callable[[int], int | None], by_itself: float) -> Iterator[tuple[int, int, int]]:
+def _joined(
+    matter: Mask, certain: Callable[[int], int | None], by_itself: float, most: float
+) -> Iterator[tuple[int, int, int]]:
     """Runs of a row of tiles, of which ``matter`` (K, n): first tile, end, and the outputs that matter as the bits of a number.
 
-    Tiles are joined where that costs less than another run, which costs as much as interpolating ``by_itself`` tiles.
+    Tiles are joined where that costs less than another run, which costs as much as interpolating ``by_itself`` tiles, and
+    where no more than ``most`` are interpolated at once.
     """
     codes = [int.from_bytes(bits.tobytes(), "little") for bits in np.packbits(matter, axis=0, bitorder="little").T]
 
     def cost(code: int, tiles: int) -> float:
         return 0 if certain(code) is not None else by_itself + code.bit_count() * tiles
 
+    def fits(code: int, tiles: int) -> bool:
+        return certain(code) is not None or code.bit_count() * tiles <= most
+
     start, joined = 0, codes[0]
     for n, code in enumerate(codes[1:], 1):
-        if cost(joined | code, n + 1 - start) <= cost(joined, n - start) + cost(code, 1):
-            joined |= code
+        union = joined | code
+        if fits(union, n + 1 - start) and cost(union, n + 1 - start) <= cost(joined, n - start) + cost(code, 1):
+            joined = union
         else:
             yield start, n, joined
             start, joined = n, code
@@ -225,7 +233,8 @@ def _extremes(block: Tensor, sides: Sequence[Sequence[Piece]], reduce: Callable[
     """The smallest or largest logit of each output (K, tiles along each axis) among the source voxels of each tile."""
     for axis, side in enumerate(sides, 1):
         parts = (block.narrow(axis, p.source.start, p.source.stop - p.source.start) for p in side)
-        block = torch.stack([reduce(part, axis) for part in parts], dim=axis)
+        # float16 takes a multiple of the time where the memory is not passed through in one go.
+        block = torch.stack([reduce(part if axis == 1 else part.float(), axis) for part in parts], dim=axis)
     return block.float().numpy()
 
 
