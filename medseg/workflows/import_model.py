@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.core.errors import ModelError, OutputError
+from medseg.core.component import build
+from medseg.core.errors import ConfigError, ModelError, OutputError
 from medseg.core.files import is_there
 
 if TYPE_CHECKING:
@@ -61,8 +62,23 @@ def import_model(
                 raise ModelError(str(error).replace(str(opened), str(folder))) from None
     else:
         found = importer_for(folder).read(folder, asked)
+    _check(found.card, folder)
     save_model(output, found.card, found.states, model_readme(found.card))
     return ImportedModel(output, found.card, tuple(found.states), found.remarks)
+
+
+def _check(card: "ModelCard", folder: Path) -> None:
+    """Raise ModelError where the intensities or the post-processing cannot be built, as every scan would find."""
+    from medseg.data.intensity import INTENSITIES
+    from medseg.inference.postprocess import steps_of
+
+    try:
+        for channel in card.plan.intensity:
+            build("intensity", INTENSITIES, channel.scheme)
+        if card.inference is not None:
+            steps_of(card.inference.postprocess or {}, card.plan.structure_labels)
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def folds_of(text: str | None) -> tuple[str, ...] | None:

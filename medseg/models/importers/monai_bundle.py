@@ -23,7 +23,7 @@ from medseg.models.importers.monai_outputs import After, Named, after_of, kept_c
 from medseg.models.importers.monai_pipeline import Before, before_of, windows_of
 from medseg.models.importers.nnunet_files import read_json
 from medseg.models.importers.torch_checkpoint import read_checkpoint
-from medseg.models.model_json import FORMAT_VERSION, ModelCard
+from medseg.models.model_json import FORMAT_VERSION, ModelCard, first_problem
 
 METADATA = "configs/metadata.json"
 CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
@@ -32,6 +32,7 @@ WHAT = "a MONAI bundle (configs/metadata.json, configs/inference.json, models/mo
 UNKNOWN = "of the training of the MONAI bundle, not read from it"
 FORGOTTEN = {"SwinUNETR": ("img_size",), "DynUNet": ("deep_supervision", "deep_supr_num")}  # change no output
 LARGEST_EXACT = 2**24  # integer that a float32 holds
+MOST_CHANNELS = 4096  # of an image, and of outputs
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def read_bundle(folder: Path, options: ImportOptions) -> Imported:
             "preprocessing has no Orientationd, so its network saw files as they were stored, and medseg turns scans: give "
             "--orientation, how its training files were stored, such as LPS"
         )
-    after = after_of(config, resampled=before.spacing_mm is not None, turned=before.orientation is not None)
+    after = after_of(config, data.image, resampled=before.spacing_mm is not None, turned=before.orientation is not None)
     found = named(config, after, data.outputs)
     try:
         plan, overlap = _plan(config, data, before, after, found, orientation)
     except ValueError as error:  # pydantic's too
-        raise config.error(f"fits no plan: {error}") from None
+        raise config.error(f"fits no plan: {first_problem(error)}") from None
     except MedsegError as error:
         words = str(error)
         raise ModelError(words if words.startswith(str(folder)) else f"{file}: {words}") from None
@@ -97,7 +98,7 @@ def data_of(metadata: Mapping[str, Any], config: BundleConfig, file: Path) -> Da
         formats = metadata["network_data_format"]
         (image, inputs), *others = formats["inputs"].items()
         outputs = formats["outputs"]["pred"]
-        channels, made = int(inputs["num_channels"]), int(outputs["num_channels"])
+        channels, made = inputs["num_channels"], outputs["num_channels"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{file}: network_data_format does not say what goes in and out ({error} is missing or not right)"
@@ -106,18 +107,24 @@ def data_of(metadata: Mapping[str, Any], config: BundleConfig, file: Path) -> Da
         raise ModelError(
             f"{file}: the network has {1 + len(others)} inputs ({image}, {others[0][0]}); medseg feeds one image"
         )
+    for count in (channels, made):
+        if not isinstance(count, int) or not 1 <= count <= MOST_CHANNELS:
+            raise ModelError(f"{file}: num_channels is {str(count)[:60]}; expected a number from 1 to {MOST_CHANNELS}")
     given = config.content.get("image_key")
     image = str(config.value(given, "image_key")) if given is not None else image
     modality = str(inputs.get("modality", "")).upper()
     return Data(
         image,
-        _channels(inputs.get("channel_def"), channels, "channel_{}"),
-        _channels(outputs.get("channel_def"), made, "structure_{}"),
+        _channels(inputs.get("channel_def"), channels, "channel_{}", file),
+        _channels(outputs.get("channel_def"), made, "structure_{}", file),
         {"MRI": "MR"}.get(modality, modality if modality in ("CT", "MR") else "other"),
     )
 
 
-def _channels(names: Any, count: int, unnamed: str) -> tuple[str, ...]:
+def _channels(names: Any, count: int, unnamed: str, file: Path) -> tuple[str, ...]:
+    for number, name in names.items() if isinstance(names, dict) else ():
+        if not isinstance(name, str | int | float):
+            raise ModelError(f"{file}: channel_def calls {number} {str(name)[:60]}; expected a name")
     known = names if isinstance(names, dict) and len({*names.values()}) == len(names) else {}
     return tuple(str(known.get(str(n), unnamed.format(n))) for n in range(count))
 

@@ -42,13 +42,13 @@ class Named:
     outputs: tuple[int, ...] | None = None
 
 
-def after_of(config: BundleConfig, *, resampled: bool, turned: bool) -> After:
-    """The transforms of ``postprocessing``. Raises ModelError naming the first that a plan cannot say."""
+def after_of(config: BundleConfig, image: str, *, resampled: bool, turned: bool) -> After:
+    """The transforms of ``postprocessing``, which has ``image`` and pred. Raises ModelError naming what a plan cannot say."""
     found = After()
     for part in config.parts(config.content.get("postprocessing"), "postprocessing"):
         name = plain_name(part)
         options = Options(config, part, "postprocessing", "pred")
-        if name in HARMLESS or name == "SaveImage" or options.place is None:
+        if not options.check_keys("pred", image) or name in HARMLESS or name == "SaveImage":
             continue
         if name not in AFTER or not is_monais(part):
             raise options.error(
@@ -129,8 +129,10 @@ def _largest(found: After, options: Options) -> After:
     if found.stage != "labels" or found.kept or not isinstance(count, int):
         raise options.error("must come once, and after labels are made")
     values = labels if isinstance(labels, list) else [labels]
-    if labels is not None and not all(isinstance(value, int) for value in values):
-        raise options.error(f"has applied_labels: {labels!r}; expected numbers")
+    if labels is not None and not all(isinstance(value, int) and value > 0 for value in values):
+        raise options.error(f"has applied_labels: {labels!r}; expected values of structures, from 1")
+    if count < 1:
+        raise options.error(f"has num_components: {count}; expected 1 or more")
     return replace(found, kept="every" if labels is None else tuple(values), count=count)
 
 
@@ -145,6 +147,12 @@ AFTER: dict[str, Callable[[After, Options], After]] = {
 
 def named(config: BundleConfig, after: After, names: Sequence[str]) -> Named:
     """Labels, and regions where outputs are thresholded one by one, for outputs of these ``names``. Raises ModelError."""
+    there = [n for n, name in enumerate(names) if name.casefold() == "background"]
+    if there and (there != [0] or after.regions):
+        raise config.error(
+            f"metadata.json: channel_def calls output {there[-1]} {names[there[-1]]!r}, which gets the value "
+            f"{dict(after.writes).get(there[-1], there[-1] + after.regions)}; medseg's background has 0"
+        )
     if not after.regions:
         return Named({name: value for value, name in enumerate(names)})
     writes = after.writes
@@ -155,10 +163,16 @@ def named(config: BundleConfig, after: After, names: Sequence[str]) -> Named:
                 "add a Lambdad of torch.where that says which value each gives"
             )
         writes = ((0, 1),)
-    if sorted(channel for channel, _ in writes) != list(range(len(names))) or len({v for _, v in writes}) != len(
-        writes
-    ):
-        raise config.error(f"postprocessing: Lambdad gives values to {len(writes)} outputs; there are {len(names)}")
+    channels, values = zip(*writes, strict=True)
+    if sorted(channels) != list(range(len(names))):
+        raise config.error(
+            f"postprocessing: Lambdad gives values to the outputs {', '.join(map(str, channels))}; expected each of the "
+            f"{len(names)} from 0 once"
+        )
+    if 0 in values or len({*values}) != len(values):
+        raise config.error(
+            f"postprocessing: Lambdad gives outputs the values {', '.join(map(str, values))}; expected another one for each, not 0"
+        )
     labels, regions = {"background": 0}, []
     order = writes[::-1]  # what is looked at first writes last
     for n, (channel, value) in enumerate(order):

@@ -9,6 +9,7 @@ from medseg.core.errors import ModelError
 from medseg.models.importers.monai_config import BundleConfig, Part
 
 UNBOUNDED = 3e38  # of a window that does not clip
+SMALLEST_SD = 1e-6  # that intensities are divided by
 NO_MATTER = ("meta_keys", "meta_key_postfix", "allow_missing_keys", "image_only", "track_meta", "to_tensor", "device")
 HARMLESS = (
     "LoadImage",
@@ -50,6 +51,16 @@ class Options:
         self.place = self.keys.index(key) if key in self.keys else None
         self.left = {name: node for name, node in part.options.items() if name not in (*NO_MATTER, "keys")}
 
+    def check_keys(self, *there: str) -> bool:
+        """Whether this changes the image; if not it must do without it, or name others that are ``there``. Raises ModelError."""
+        without = self.config.value(
+            self.part.options.get("allow_missing_keys", False), f"{self.where}: allow_missing_keys"
+        )
+        unknown = [key for key in self.keys if key not in there]
+        if self.place is None and unknown and without is not True:
+            raise self.error(f"has keys: {unknown[0]!r}, which nothing before it makes; there is {' and '.join(there)}")
+        return self.place is not None
+
     def take(self, name: str, default: Any = None) -> Any:
         """The value of ``name``; of a list with one value for each of several keys that of ours."""
         if name not in self.left:
@@ -70,7 +81,10 @@ class Options:
                 raise self.error(f"has {name}: {value!r}, which medseg does not have; only {expected!r}")
 
     def number(self, name: str, default: float | None = None) -> float:
-        value = default if (given := self.take(name)) is None else given
+        return self.checked(name, default if (given := self.take(name)) is None else given)
+
+    def checked(self, name: str, value: Any) -> float:
+        """``value`` of ``name`` as a number. Raises ModelError."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < UNBOUNDED:
             raise self.error(f"has {name}: {value!r}; expected a number")
         return float(value)
@@ -90,7 +104,7 @@ def before_of(config: BundleConfig, image: str, channels: int) -> Before:
     for part in config.parts(config.content.get("preprocessing"), "preprocessing"):
         name = plain_name(part)
         options = Options(config, part, "preprocessing", image)
-        if options.place is None:
+        if not options.check_keys(image):
             continue
         loaded |= name == "LoadImage"
         if name in HARMLESS:
@@ -157,11 +171,19 @@ def _scale_range(found: Before, options: Options, channels: int) -> Before:
     to_low, to_high = options.number("b_min", 0.0), options.number("b_max", 1.0)
     clip = options.take("clip", False) and "b_min" in options.part.options
     options.take("dtype")
-    if not (low < high and to_low < to_high):
-        raise options.error(f"maps {low:g} to {high:g} onto {to_low:g} to {to_high:g}; both must rise")
-    sd = (high - low) / (to_high - to_low)
+    sd = _sd(options, (low, high), (to_low, to_high))
     window = {"lower": low, "upper": high} if clip else {"lower": -UNBOUNDED, "upper": UNBOUNDED}
     return _with(found, "ct_window", **window, mean=low - to_low * sd, sd=sd)
+
+
+def _sd(options: Options, ends: tuple[float, float], wanted: tuple[float, float]) -> float:
+    """What intensities are divided by for ``ends`` to become ``wanted``."""
+    (low, high), (to_low, to_high) = ends, wanted
+    if not (low < high and to_low < to_high):
+        raise options.error(f"maps {low:g} to {high:g} onto {to_low:g} to {to_high:g}; both must rise")
+    if not SMALLEST_SD <= (sd := (high - low) / (to_high - to_low)) < UNBOUNDED:
+        raise options.error(f"divides by {sd:g}; expected {SMALLEST_SD:g} or more, as medseg divides by no less")
+    return sd
 
 
 def _scale(found: Before, options: Options, channels: int) -> Before:
@@ -176,9 +198,11 @@ def _percentiles(found: Before, options: Options, channels: int) -> Before:
     low, high = options.number("lower"), options.number("upper")
     to_low, to_high = options.number("b_min"), options.number("b_max")
     options.fixed(clip=True, relative=False)
+    if not to_low < to_high:
+        raise options.error(f"has b_min: {to_low:g} and b_max: {to_high:g}; they must rise")
     options.take("dtype")
     _each_channel(options, channels)
-    sd = 2 / (to_high - to_low)
+    sd = _sd(options, (-1.0, 1.0), (to_low, to_high))
     found = _with(found, "percentile", lower=low, upper=high)  # onto -1 to 1
     return _with(found, "ct_window", lower=-1.0, upper=1.0, mean=-1.0 - to_low * sd, sd=sd)
 
@@ -187,15 +211,24 @@ def _normalise(found: Before, options: Options, channels: int) -> Before:
     nonzero = options.take("nonzero", False)
     subtrahend, divisor = options.take("subtrahend"), options.take("divisor")
     options.take("dtype")
+    if nonzero not in (True, False, "True"):  # which MONAI takes as text, and any text as true
+        raise options.error(f"has nonzero: {nonzero!r}; expected true or false")
+    if nonzero and found.spacing_mm is not None:
+        raise options.error(
+            "has nonzero: true behind Spacingd: MONAI's spline leaves about 1e-13 where a scan is 0, and which voxels that makes "
+            "nonzero is its own rounding, which medseg does not have; only false, or before Spacingd"
+        )
     if subtrahend is None and divisor is None:
         _each_channel(options, channels)
-        return _with(found, "z_score_nonzero" if nonzero in (True, "True") else "z_score")
-    if nonzero or not all(isinstance(value, int | float) for value in (subtrahend, divisor)) or not divisor:
+        return _with(found, "z_score_nonzero" if nonzero else "z_score")
+    mean, sd = options.checked("subtrahend", subtrahend), options.checked("divisor", divisor)
+    if nonzero or sd < SMALLEST_SD:
         raise options.error(
-            f"has subtrahend: {subtrahend!r} and divisor: {divisor!r}; medseg has two numbers for all voxels"
+            f"has subtrahend: {mean:g} and divisor: {sd:g}; medseg has two numbers for all voxels, the divisor {SMALLEST_SD:g} "
+            "or more"
         )
     options.take("channel_wise")
-    return _with(found, "ct_window", lower=-UNBOUNDED, upper=UNBOUNDED, mean=float(subtrahend), sd=float(divisor))
+    return _with(found, "ct_window", lower=-UNBOUNDED, upper=UNBOUNDED, mean=mean, sd=sd)
 
 
 def _each_channel(options: Options, channels: int) -> None:
@@ -242,7 +275,11 @@ def windows_of(config: BundleConfig) -> tuple[tuple[int, int, int], float, dict[
     overlaps = overlap if isinstance(overlap, list) else [overlap]
     if len(sizes) != 3 or not all(isinstance(n, int) and 0 < n <= 4096 for n in sizes):
         raise options.error(f"has roi_size: {size!r}; expected three numbers of voxels")
-    if len({*overlaps}) != 1 or not isinstance(overlaps[0], int | float) or not 0 <= overlaps[0] <= 0.9:
+    if (
+        not all(isinstance(one, int | float) for one in overlaps)
+        or len({*overlaps}) != 1
+        or not 0 <= overlaps[0] <= 0.9
+    ):
         raise options.error(f"has overlap: {overlap!r}; expected one share from 0 to 0.9")
     if (mode := options.take("mode", "constant")) not in ("constant", "gaussian"):
         raise options.error(f"has mode: {mode!r}, which medseg does not have; only 'constant' and 'gaussian'")

@@ -60,7 +60,7 @@ ORGANS = {
         *LOAD,
         {"_target_": "Orientationd", **ON, "axcodes": "LPS"},
         {"_target_": "Spacingd", **ON, "pixdim": "@pixdim", "mode": "bilinear"},
-        {"_target_": "NormalizeIntensityd", **ON, "nonzero": True},
+        {"_target_": "NormalizeIntensityd", **ON, "nonzero": False},
         {"_target_": "ScaleIntensityd", **ON, "minv": -1.0, "maxv": 1.0},
     ],
     "inferer": {

@@ -220,13 +220,19 @@ def test_an_imported_bundle_says_where_it_comes_from(bundle, tmp_path, capsys):
         ("preprocessing", 3, {"mode": "nearest"}, "Spacingd has mode: 'nearest'"),
         ("preprocessing", 4, {"_target_": "CropForegroundd"}, "CropForegroundd is not a transform that medseg has"),
         ("preprocessing", 4, {"_target_": "scripts.ScaleIntensityRanged"}, "is not a transform that medseg has"),
+        ("preprocessing", 4, {"_target_": "NormalizeIntensityd", "nonzero": True}, "has nonzero: true behind Spacingd"),
+        ("preprocessing", 4, {"_target_": "NormalizeIntensityd", "nonzero": "false"}, "has nonzero: 'false'; expected"),
+        ("preprocessing", 4, {"a_min": 0, "a_max": 3e-9}, "divides by 3e-09; expected 1e-06 or more"),
+        ("preprocessing", 4, {"keys": "imgae"}, "has keys: 'imgae', which nothing before it makes; there is image"),
         ("preprocessing", 5, {"dtype": "uint8"}, "dtype: 'uint8', which cuts intensities off"),
         ("inferer", None, {"_target_": "SliceInferer"}, "SliceInferer is not an inferer"),
         ("inferer", None, {"padding_mode": "replicate"}, "has padding_mode: 'replicate', .*; only 'constant'"),
+        ("inferer", None, {"overlap": [{"a": 1}]}, "has overlap: .*; expected one share from 0 to 0.9"),
         ("inferer", None, {"mode": "cosine"}, "has mode: 'cosine', .*; only 'constant' and 'gaussian'"),
         ("postprocessing", 0, {"sigmoid": True}, "Activationsd must be softmax or sigmoid"),
         ("postprocessing", 1, {"_disabled_": True}, "no Invertd brings the labels back"),
         ("postprocessing", 1, {"nearest_interp": True}, "Invertd has nearest_interp: true, .*; only false"),
+        ("postprocessing", 0, {"keys": "prde"}, "has keys: 'prde', .*; there is pred and image"),
         ("postprocessing", 2, {"_disabled_": True}, "neither argmax nor threshold"),
         ("postprocessing", 2, {"argmax": False, "threshold": 0.3}, "has threshold: 0.3"),
         ("postprocessing", 2, {"_target_": "Lambdad", "func": "$lambda x: x[1:]"}, "Lambdad has func: .*not executed"),
@@ -236,6 +242,85 @@ def test_what_a_plan_cannot_say_is_refused_by_name(bundle, tmp_path, section, pl
     with pytest.raises(ModelError, match=words):
         import_model(changed(bundle, section, place, **changes), output=tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+PERCENTILES = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "clip": True}
+KEEP = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}
+
+
+@pytest.mark.parametrize(
+    ("section", "transform", "words"),
+    [
+        (
+            "preprocessing",
+            PERCENTILES | {"lower": 1, "upper": 99, "b_min": 1, "b_max": 1},
+            "b_min: 1 and b_max: 1; they",
+        ),
+        (
+            "preprocessing",
+            PERCENTILES | {"lower": 1, "upper": 99, "b_min": 1, "b_max": 0},
+            "b_min: 1 and b_max: 0; they",
+        ),
+        (
+            "preprocessing",
+            PERCENTILES | {"lower": 99, "upper": 1, "b_min": 0, "b_max": 1},
+            "lower 99.0 and upper 1.0 must",
+        ),
+        (
+            "preprocessing",
+            {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": 1, "divisor": -2},
+            "divisor: -2; .*, the divisor 1e-06 or more",
+        ),
+        ("postprocessing", KEEP | {"num_components": 0}, "num_components: 0; expected 1 or more"),
+        ("postprocessing", KEEP | {"applied_labels": [0]}, r"applied_labels: \[0\]; expected values of structures"),
+    ],
+)
+def test_what_no_scan_could_be_run_through_is_refused_at_import(bundle, tmp_path, section, transform, words):
+    file = bundle / "configs" / "inference.json"
+    content = json.loads(file.read_text())
+    place = 4 if section == "preprocessing" else 3
+    content[section]["transforms"][place] = transform
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        import_model(bundle, output=tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("put", "changes", "words"),
+    [
+        ("pred", {"channel_def": {"0": "spleen", "1": "background"}}, "output 1 'background', which gets the value 1"),
+        (
+            "pred",
+            {"channel_def": {"0": ["x"], "1": "spleen"}},
+            r"metadata\.json: channel_def calls 0 \['x'\]; expected",
+        ),
+        ("pred", {"num_channels": 10**9}, "num_channels is 1000000000; expected a number from 1 to 4096"),
+        ("pred", {"channel_def": {"0": "background", "1": "a\nb"}}, r"fits no plan: (?!\d+ validation error)"),
+        ("image", {"num_channels": "1"}, "num_channels is 1; expected a number"),
+    ],
+)
+def test_metadata_that_medseg_would_take_for_something_else_is_refused(bundle, tmp_path, put, changes, words):
+    file = bundle / "configs" / "metadata.json"
+    content = json.loads(file.read_text())
+    content["network_data_format"]["inputs" if put == "image" else "outputs"][put].update(changes)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        import_model(bundle, output=tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([(0, 1), (1, 1), (2, 3)], "gives outputs the values 1, 1, 3; expected another one for each, not 0"),
+        ([(0, 1), (1, 2)], "gives values to the outputs 0, 1; expected each of the 3 from 0 once"),
+    ],
+)
+def test_values_that_tell_no_outputs_apart_are_refused(tmp_path, pairs, words):
+    config = config_of("brats")
+    chain = "".join(f"torch.where(x[[{n}]] > 0, {value}, " for n, value in pairs) + "0" + ")" * len(pairs)
+    config["postprocessing"]["transforms"][3]["func"] = f"$lambda x: {chain}"
+    with pytest.raises(ModelError, match=words):
+        import_model(write_bundle(tmp_path / "bundle", "brats", config), output=tmp_path / "model", orientation="LPS")
 
 
 def test_a_checkpoint_of_torch_is_read_and_torchscript_or_nothing_is_not(bundle, tmp_path):
