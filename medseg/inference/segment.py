@@ -37,6 +37,8 @@ from medseg.models.head import Head
 USUAL = InferenceSettings()
 BORDER: dict[Outputs, float] = {"logits": 0.0, "probabilities": 0.5}
 """Where a region begins."""
+ON_BORDER = 2.0**-25
+"""MONAI's AsDiscrete counts the border itself in: one half, whose next float32 is this much below."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def _decision(plan: Plan, settings: InferenceSettings, outputs: Outputs) -> Deci
     """How logits become channels: regions in their order, or the largest logit, rounded as nnU-Net does where that is wanted."""
     labels, logits = plan.structure_labels, plan.feed.logits
     if labels.regions:
-        return regions_in_order(labels.region_writes, above=BORDER[outputs])
+        border = BORDER[outputs] - (ON_BORDER if plan.feed.grid == "monai" else 0.0)
+        return regions_in_order(labels.region_writes, above=border)
     return largest_in_float16 if settings.accumulators == "nnunet" and logits and logits.float16 else largest
 
 

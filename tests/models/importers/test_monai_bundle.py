@@ -18,12 +18,13 @@ from medseg.core.geometry import Geometry
 from medseg.core.interpolate import line_matrix
 from medseg.core.volume import Volume
 from medseg.data.monai_grid import monai_lines, onto_monai_grid
+from medseg.inference.segment import segment
 from medseg.models.importers.monai_config import BundleConfig
 from medseg.models.model_json import read_card
 from medseg.workflows.import_model import import_model
 from medseg.workflows.infer import infer
 from tests.models.importers.monai_folder import config_of, run_by_monai, write_bundle
-from tests.models.tiny_model import OBLIQUE, write_scan
+from tests.models.tiny_model import OBLIQUE, tiny_plan, write_scan
 
 # Spacings that leave no voxel in the middle between two of a bundle's, where MONAI's rounding decides for one of them.
 ODD = OBLIQUE @ np.diag([1.1173, 1.0312, 1.0147, 1])
@@ -321,6 +322,21 @@ def test_values_that_tell_no_outputs_apart_are_refused(tmp_path, pairs, words):
     config["postprocessing"]["transforms"][3]["func"] = f"$lambda x: {chain}"
     with pytest.raises(ModelError, match=words):
         import_model(write_bundle(tmp_path / "bundle", "brats", config), output=tmp_path / "model", orientation="LPS")
+
+
+@pytest.mark.parametrize("outputs", ["logits", "probabilities"])
+def test_an_output_on_the_threshold_is_inside_as_it_is_for_monai_alone(outputs):
+    from monai.transforms import AsDiscrete
+
+    labels = {"background": 0, "lesion": 1}
+    regions = [{"name": "lesion", "structures": ["lesion"]}]
+    scan = Volume(np.ones((1, 8, 8, 8), np.float32), Geometry((8, 8, 8), np.eye(4)))
+    for grid, above in (("monai", AsDiscrete(threshold=0.5)), ("faces", lambda values: values > 0.5)):
+        feed = {"grid": grid, "native_axes": (0, 1, 2), "outputs": outputs}
+        plan = tiny_plan(labels=labels, regions=regions, patch_size=[8, 8, 8], feed=feed)
+        for logit in (-1e-3, 0.0, 1e-3):
+            found = segment(scan, plan, lambda x, logit=logit: torch.full_like(x, logit)).label_map.data
+            assert (found == int(above(torch.tensor(logit).sigmoid()[None]).item())).all(), (grid, logit)
 
 
 def test_a_checkpoint_of_torch_is_read_and_torchscript_or_nothing_is_not(bundle, tmp_path):
