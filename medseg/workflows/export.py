@@ -1,5 +1,6 @@
 """Export: model folder -> its networks in another format, and everything around them as JSON."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from medseg.models.exporters.recipe import recipe
 from medseg.models.installed import find_model
 
 RECIPE = "medseg.json"
-MARKS = (RECIPE, "configs/metadata.json")  # what an earlier export has
+FORMATS = {"onnx": "medseg network", "monai-bundle": "medseg MONAI bundle"}
+"""What RECIPE says under ``format``, by which an earlier export is known."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def export(
     OutputError where ``output`` exists; with ``force`` an earlier export there is replaced, and nothing else.
     """
     write, target = find("format", EXPORTERS, format), Path(output)
-    earlier = any((target / name).is_file() for name in MARKS)
+    earlier = _is_export(target / RECIPE)
     if is_there(target) and not (force and earlier):
         what = "replace it with --force" if earlier else "it is no export, so it stays"
         raise OutputError(f"{target}: exists already; {what}, or choose another --output")
@@ -51,6 +53,13 @@ def export(
         difference = write(staging, loaded, progress)
         files = tuple(sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()))
     return Exported(target, files, difference)
+
+
+def _is_export(mark: Path) -> bool:
+    try:
+        return bool(json.loads(mark.read_text(encoding="utf-8"))["format"] in FORMATS.values())
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def _onnx(folder: Path, model: Model, progress: Progress) -> float:
@@ -70,7 +79,10 @@ def _onnx(folder: Path, model: Model, progress: Progress) -> float:
 
 def _monai_bundle(folder: Path, model: Model, progress: Progress) -> float:
     settings: dict[str, Any] = settings_for(InferenceOptions(), model.card.inference, model.plan).as_json()
-    return write_bundle(folder, model, settings)
+    difference = write_bundle(folder, model, settings)
+    made_of = {"name": model.card.name, "sha256_of_model_json": model.sha256}
+    write_json(folder / RECIPE, {"format": FORMATS["monai-bundle"], "model": made_of})
+    return difference
 
 
 EXPORTERS: dict[str, Callable[[Path, Model, Progress], float]] = {"onnx": _onnx, "monai-bundle": _monai_bundle}

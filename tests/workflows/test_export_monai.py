@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.core.errors import ModelError
+from medseg.core.errors import ModelError, OutputError
 from medseg.workflows.export import export
 from medseg.workflows.import_model import import_model
 from medseg.workflows.infer import infer
@@ -49,6 +49,7 @@ def test_monai_runs_what_is_exported_and_what_is_imported_again_is_the_same(tmp_
         "configs/inference.json",
         "configs/metadata.json",
         "docs/README.md",
+        "medseg.json",
         "models/model.pt",
     )
     second = import_model(found.folder, output=tmp_path / "second")
@@ -63,6 +64,26 @@ def test_monai_runs_what_is_exported_and_what_is_imported_again_is_the_same(tmp_
     assert len(np.unique(ours)) > 1
     assert (np.asarray(theirs.dataobj) == ours).mean() >= 0.9998
     np.testing.assert_allclose(theirs.affine, nib.load(scan).affine, atol=1e-5)
+
+
+def test_neither_a_bundle_of_the_user_nor_a_wish_of_the_model_is_lost(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", "spleen")
+    (bundle / "notes.txt").write_text("mine")
+    model = import_model(bundle, output=tmp_path / "model").folder
+    for format in ("monai-bundle", "onnx"):
+        with pytest.raises(OutputError, match="it is no export, so it stays"):
+            export(model, bundle, format=format, force=True)
+    assert (bundle / "notes.txt").read_text() == "mine"
+    export(model, tmp_path / "exported", format="monai-bundle")
+    export(model, tmp_path / "exported", format="monai-bundle", force=True)
+    card = json.loads((model / "model.json").read_text())
+    for wish, changes, words in (
+        ("refine", {"inference": card["inference"] | {"refine": {"name": "dense_crf"}}}, "refinement of outputs"),
+        ("nonzero", {"plan": card["plan"] | {"intensity": [{"scheme": "z_score_nonzero"}]}}, "0 behind a resampling"),
+    ):
+        (model / "model.json").write_text(json.dumps(card | changes))
+        with pytest.raises(ModelError, match=f"a MONAI bundle cannot say .*{words}"):
+            export(model, tmp_path / wish, format="monai-bundle")
 
 
 @pytest.mark.parametrize(

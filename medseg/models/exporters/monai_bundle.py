@@ -39,7 +39,8 @@ def write_bundle(folder: Path, model: Model, settings: Mapping[str, Any]) -> flo
     try:
         config = inference_config(plan, settings)
     except ModelError as error:
-        raise ModelError(f"{model.folder}: a MONAI bundle cannot say {error}{INSTEAD}") from None
+        instead = INSTEAD if plan.feed.grid != "monai" else ""
+        raise ModelError(f"{model.folder}: a MONAI bundle cannot say {error}{instead}") from None
     state = weights_of(model.networks[0]).state_dict()
     write_json(folder / "configs" / "metadata.json", _metadata(model))
     write_json(folder / "configs" / "inference.json", config)
@@ -55,6 +56,8 @@ def inference_config(plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any]:
     overlap = settings["overlap"]
     if settings["mirror"]:
         raise ModelError("the mirroring of windows")
+    if settings["refine"]:
+        raise ModelError(f"the refinement of outputs ({settings['refine']['name']})")
     return {
         "imports": ["$import glob", "$import torch"],
         "bundle_root": ".",
@@ -98,6 +101,8 @@ def _before(plan: Plan) -> list[dict[str, Any]]:
     spacing = []
     if not feed.native_axes:
         spacing = [{"_target_": "Spacingd", **IMAGE, "pixdim": list(plan.spacing_mm), "mode": "bilinear"}]
+        if feed.normalise == "after" and any(one.get("nonzero") for one in normalise):
+            raise ModelError("which voxels are 0 behind a resampling, which its rounding decides")
     elif len(feed.native_axes) < 3:
         raise ModelError("a spacing of some axes alone")
     return [
