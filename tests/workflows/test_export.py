@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from medseg.cli.app import run
-from medseg.core.errors import ConfigError, OutputError
+from medseg.core.errors import ConfigError, ModelError, OutputError
 from medseg.core.files import sha256_of
-from medseg.models.exporters import onnx_network
+from medseg.data.intensity import INTENSITIES
+from medseg.models.exporters import onnx_network, recipe
 from medseg.workflows.export import export
 from medseg.workflows.infer import infer
 from tests.models.tiny_model import tiny_model, tiny_plan, write_scan
@@ -79,6 +80,19 @@ def test_the_recipe_says_what_the_plan_and_the_settings_say(tmp_path, fake_netwo
     assert told["output"]["outputs"] == ["background", "part_left", "part_right"]
     assert [one["value"] for one in told["labels"]] == [0, 1, 7]
     assert told["ensemble"] == "probabilities"
+
+
+def test_the_recipe_has_words_for_every_scheme_of_intensities_or_refuses_it(tmp_path, fake_network, monkeypatch):
+    assert set(recipe.INTENSITIES) == set(INTENSITIES)
+    steps = ["z_score", {"name": "min_max", "lower": -1.0}]
+    plan = tiny_plan(intensity=[{"scheme": {"name": "in_turn", "options": {"steps": steps}}}])
+    model = tiny_model(tmp_path / "model", plan=plan)
+    export(model, tmp_path / "onnx")
+    how = " ".join(json.loads((tmp_path / "onnx" / "medseg.json").read_text())["how"])
+    assert all(f" {name}: " in how for name in INTENSITIES)
+    monkeypatch.delitem(recipe.INTENSITIES, "min_max")
+    with pytest.raises(ModelError, match="no words for the intensities min_max"):
+        export(model, tmp_path / "other")
 
 
 def test_only_an_earlier_export_is_replaced(tmp_path, fake_network):

@@ -1,8 +1,9 @@
 """What stands around an exported network, as JSON: enough to run it without medseg."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from medseg.core.component import Component
 from medseg.core.errors import ModelError
 from medseg.core.plan import Feed
 from medseg.models.bundle import Model
@@ -10,13 +11,25 @@ from medseg.models.exporters.onnx_network import INPUT, OUTPUT
 
 FORMAT_VERSION = 1
 UNSAID = ("grid", "normalise", "starts", "outputs")  # of a plan's feed
+INTENSITIES = {
+    "ct_window": "clip to [lower, upper], subtract mean, divide by sd",
+    "z_score": "subtract the channel's mean, divide by its standard deviation (population); 0 if that is 0",
+    "z_score_nonzero": "the same from and for the voxels that are not 0, which stay 0",
+    "percentile": "the channel's percentiles lower and upper (0.5 and 99.5 if not given) become -1 and 1, clipped",
+    "unit_range": "the channel's smallest value becomes 0, its largest 1 (all 0 if they are equal)",
+    "min_max": "the channel's smallest value becomes lower, its largest upper (0 and 1 if not given); if they are equal, all is "
+    "multiplied by lower",
+    "in_turn": "its steps one after the other, each a name, or a name with its options",
+    "divided": "divide by `by` (255 if not given)",
+    "none": "as they are",
+}
+"""What each scheme of a plan's intensities does."""
 HOW = (
     "Store the scan with its axes along `orientation` (voxel axes i, j, k run towards these sides of the patient).",
     "`crop` nonzero: keep the box around what is not 0 in any channel; outside it everything is background.",
-    "Normalise each channel by its entry of `intensity`, on the scan's own voxels. ct_window: clip to [lower, upper], subtract "
-    "mean, divide by sd. z_score: subtract the channel's mean, divide by its standard deviation (population), 0 if that is 0. "
-    "z_score_nonzero: the same from and for the voxels that are not 0, which stay 0. percentile: the channel's percentiles lower "
-    "and upper become -1 and 1, clipped. none: as they are. `within` nonzero: only voxels that are 0 in no channel, and holes.",
+    "Normalise each channel by its entry of `intensity`, on the scan's own voxels. "
+    + "".join(f"{name}: {words}. " for name, words in INTENSITIES.items())
+    + "`within` nonzero: only voxels that are 0 in no channel, and holes.",
     "Resample to round(n * old / new) voxels an axis, at least 1, over the same field of view, axis by axis with a spline as "
     "scipy.ndimage.zoom(mode='nearest', grid_mode=True) does: cubic, but linear along an axis whose voxels are over 3 times "
     "the finest; clip to the range before. `image`, if given, says another way (order, order_thick beyond thick).",
@@ -51,6 +64,11 @@ def recipe(model: Model, files: Mapping[str, str], settings: Mapping[str, Any]) 
         raise ModelError(
             f"{model.folder}: the recipe of an ONNX export has no words for feed.{unsaid[0]}; export --format monai-bundle"
         )
+    for scheme in _schemes(channel.scheme for channel in plan.intensity):
+        if scheme.name not in INTENSITIES:
+            raise ModelError(
+                f"{model.folder}: the recipe of an ONNX export has no words for the intensities {scheme.name}"
+            )
     swapped = 0 in settings["mirror"] and settings["mirror_labels"] == "swapped"
     swaps: Sequence[int] = labels.output_swaps if swapped else range(labels.outputs)
     channels = [{"name": labels.background, "value": 0}] + [
@@ -99,3 +117,10 @@ def recipe(model: Model, files: Mapping[str, str], settings: Mapping[str, Any]) 
         "postprocess": settings["postprocess"],
         "how": list(HOW),
     }
+
+
+def _schemes(asked: Iterable[Component]) -> Iterator[Component]:
+    """These, and the steps that they are made of."""
+    for scheme in asked:
+        yield scheme
+        yield from _schemes(Component.model_validate(step) for step in scheme.options.get("steps", ()))
