@@ -48,6 +48,7 @@ def tune(
     from medseg.core.config_inference import refine_from
     from medseg.models.card import mirrored
     from medseg.workflows.tune import tune as tuned
+    from medseg.workflows.tune_choice import Candidate
 
     with progress_bars(quiet=quiet) as progress:
         found = tuned(
@@ -70,6 +71,11 @@ def tune(
     structures = list(dict.fromkeys(name for preset in presets for name in preset.dice))
     few = [one for one in structures if len(structures) <= _COLUMNS]
     rows, refined = [], ["refine"] if refine else []
+
+    def most_lost(one: Candidate) -> str:
+        name, loss = found.most_lost(one)
+        return f"{name} {loss:.4f}" if loss > 0 else ""
+
     for one, why in sorted(zip(found.candidates, found.refused, strict=True), key=lambda pair: pair[0].mean_seconds):
         means = dict(zip(found.structures, one.mean_by_structure, strict=True))
         rows.append(
@@ -78,12 +84,13 @@ def tune(
                 *(f"{one.way.overlap:g}", mirrored(one.way.mirror), "on" if one.way.roi else "off"),
                 *([one.way.refine.name if one.way.refine else "off"] if refined else []),
                 *(f"{one.mean_share:.0%}", f"{one.mean_seconds:.3g}", f"{one.mean_dice:.4f}"),
-                *(f"{means[name]:.4f}" for name in few),
+                *([f"{means[name]:.4f}" for name in few] or [most_lost(one)]),
             ]
         )
-    print_table(
-        "", ["preset", "overlap", "mirror", "roi", *refined, "passes", "seconds a scan", "mean Dice", *few], rows
-    )
+    ways = ["preset", "overlap", "mirror", "roi", *refined, "passes", "seconds a scan", "mean Dice"]
+    print_table("", [*ways, *(few or ["most lost of"])], rows)
+    if not few:
+        print("most lost of: the structure whose mean Dice is the farthest below that of accurate, and by how much")
     print("passes: forward passes of the network, as a share of the whole scan's with the same overlap and mirroring")
     if any(len(found.presets_like(one)) == len(presets) for one in found.candidates):
         print("all presets are the same: nothing quicker loses as little Dice as a preset may")

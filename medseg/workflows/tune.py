@@ -6,11 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medseg.core.component import Component
 from medseg.core.config_inference import EVERY
-from medseg.core.errors import DataError
 from medseg.core.files import check_writable, json_bytes, write_together
 from medseg.core.progress import Progress, silent
 from medseg.inference.predicted import calibrated
@@ -62,7 +59,12 @@ class Tuned:
 
     def presets_like(self, candidate: Candidate) -> list[str]:
         """The names of the presets that are ``candidate``."""
-        return [n for n, p in self.presets.items() if Way(p.overlap, p.mirror, p.roi, p.refine) == candidate.way]
+        return [n for n, p in self.presets.items() if _way_of(p) == candidate.way]
+
+    def most_lost(self, candidate: Candidate) -> tuple[str, float]:
+        """The structure of whose mean Dice ``candidate`` loses most against ``accurate``, and how much."""
+        accurate = _way_of(self.presets["accurate"])
+        return next(c for c in self.candidates if c.way == accurate).most_lost(candidate, self.structures)
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
@@ -79,6 +81,7 @@ class Tuned:
                     "mean_dice": c.mean_dice,
                     "seconds_per_scan": c.mean_seconds,
                     "share_of_forward_passes": c.mean_share,
+                    "most_lost": dict(zip(("structure", "loss"), self.most_lost(c), strict=True)),
                     "presets": self.presets_like(c),
                     "not_chosen_because": why,
                 }
@@ -94,6 +97,10 @@ class Tuned:
             ],
             "presets": {name: preset.model_dump(mode="json") for name, preset in self.presets.items()},
         }
+
+
+def _way_of(preset: Any) -> Way:
+    return Way(preset.overlap, preset.mirror, preset.roi, preset.refine)
 
 
 def tune(
@@ -160,10 +167,8 @@ def tune(
         return Candidate(ways[n], dice, seconds_of(runs, n), shares_of(runs, n))
 
     candidates = [candidate(n) for n in range(len(ways))]
-    if all(np.isnan(c.dice).all() for c in candidates):
-        raise DataError(f"{folder}: no Dice is defined: neither the references nor the predictions hold a structure")
+    best = best_of([one for one in candidates if not one.way.roi])
     if refine is not None:
-        best = best_of([one for one in candidates if not one.way.roi])
         ways.append(replace(best.way, refine=refine))
         with enough_memory(chosen):
             others = measured(engine, found, ways[-1:], progress)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.core.component import Component
+from medseg.core.errors import DataError
 from medseg.models.how_to_run import Preset, PresetDice
 from medseg.statistics.bootstrap import mean_intervals
 
@@ -15,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Steps = tuple[Component, ...]
 
 LOSSES = {"fast": 0.01, "balanced": 0.002}
-"""The mean Dice that a preset may lose against ``accurate``, for which it is the quickest one."""
+"""What a preset may lose: of the mean Dice of ``accurate``, and by looking first of the mean Dice of any one structure."""
 _SAME = 1e-9
 
 
@@ -115,6 +116,16 @@ class Candidate:
         """The mean Dice of each structure over cases; NaN where none is defined."""
         return [math.nan if np.isnan(one).all() else float(one[~np.isnan(one)].mean()) for one in self.dice.T]
 
+    def lost_by_structure(self, other: "Candidate") -> list[float]:
+        """What ``other`` loses of each structure's mean Dice, over the cases in which both are defined; 0 where none is."""
+        return [_mean(column) for column in (self.dice - other.dice).T]
+
+    def most_lost(self, other: "Candidate", structures: Sequence[str]) -> tuple[str, float]:
+        """The structure of which ``other`` loses most, and how much; below 0 where it gains of all of them."""
+        losses = self.lost_by_structure(other)
+        worst = int(np.argmax(losses))
+        return structures[worst], losses[worst]
+
     @property
     def mean_share(self) -> float:
         return float(self.share.mean())
@@ -125,7 +136,15 @@ class Candidate:
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:
-    """That of the highest mean Dice; of equals the quickest."""
+    """That of the highest mean Dice; of equals the quickest.
+
+    Raises DataError where one has no Dice at all: then no reference holds a structure, and one that finds something, all of
+    it wrong, has Dice 0.
+    """
+    if any(math.isnan(c.mean_dice) for c in candidates):
+        raise DataError(
+            "the references of all cases are empty, so there is no Dice to choose by; give cases with structures"
+        )
     return max(candidates, key=lambda c: (round(c.mean_dice, 6), -c.mean_seconds))
 
 
@@ -134,15 +153,15 @@ def refused(
 ) -> str:
     """Why no preset may be ``candidate``, in words; empty where one may.
 
-    Looking first must save windows and time against the same windows over the whole scan, and must not miss a structure
-    that they find: a mean over many cases would hide it. A refinement that was only tried must raise the mean Dice by more
+    Looking first must save windows and time against the same windows over the whole scan, must not miss a structure
+    that they find in any case, and must lose of no structure's mean Dice more than the most of ``LOSSES``: a mean over many
+    cases or structures would hide it. A refinement that was only tried must raise the mean Dice by more
     than chance: the 95 % bootstrap interval of the gain lies above 0.
     """
     way = candidate.way
     if not way.roi and not way.refine:
         return ""
-    alike = Way(way.overlap, way.mirror)
-    whole = next(c for c in candidates if c.way == alike)
+    whole = _whole_scan(candidate, candidates)
     if way.refine:
         gain = np.array([[_mean(row)] for row in candidate.dice - whole.dice])
         low, high = (getattr(mean_intervals(gain, patients)[0], side) for side in ("low", "high"))
@@ -153,7 +172,15 @@ def refused(
     if lost.any():
         names = [name for name, column in zip(structures, lost.T, strict=True) if column.any()]
         return f"misses {', '.join(names)} in {int(lost.any(axis=1).sum())} of {len(lost)} cases"
+    name, loss = whole.most_lost(candidate, structures)
+    if loss > (most := max(LOSSES.values())) + _SAME:
+        return f"loses {loss:.4f} of the mean Dice of {name}; a preset may lose {most:g}"
     return "" if candidate.mean_seconds < whole.mean_seconds else "takes no less time"
+
+
+def _whole_scan(candidate: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the same windows over the whole scan, and no refinement."""
+    return next(c for c in candidates if c.way == replace(candidate.way, roi=False, refine=None))
 
 
 def presets_of(
@@ -167,12 +194,18 @@ def presets_of(
 ) -> dict[str, Preset]:
     """``accurate``: the highest mean Dice; ``balanced`` and ``fast``: the quickest that loses no more than ``LOSSES``.
 
-    ``accurate`` runs the whole scan, so that what needs all of it (the predicted Dice, probabilities) is there with one.
+    One that looks first must also lose no more than that of any structure's mean Dice against the same windows over the whole
+    scan. ``accurate`` runs the whole scan, so that what needs all of it (the predicted Dice, probabilities) is there with one.
     """
     allowed = [c for c in candidates if not refused(c, candidates, structures, patients)]
     best = best_of([c for c in allowed if not c.way.roi])
+
+    def loses(c: Candidate) -> float:
+        by_structure = _whole_scan(c, candidates).lost_by_structure(c) if c.way.roi else []
+        return max([best.mean_dice - c.mean_dice, *by_structure])
+
     names = {
-        name: min((c for c in allowed if best.mean_dice - c.mean_dice <= loss + _SAME), key=lambda c: c.mean_seconds)
+        name: min((c for c in allowed if loses(c) <= loss + _SAME), key=lambda c: c.mean_seconds)
         for name, loss in LOSSES.items()
     }
     return {
