@@ -9,7 +9,7 @@ from medseg.models.bundle import Model
 from medseg.models.how_to_run import DiceCalibration, Preset
 from medseg.workflows.tune_cases import TuneCases
 from medseg.workflows.tune_choice import Floats, Way
-from medseg.workflows.tune_measure import ByStructure, settings_of
+from medseg.workflows.tune_measure import ByStructure, settings_to_measure
 
 Measure = Callable[[int, Sequence[ByStructure]], tuple[Floats, Floats]]
 """The number of a way and each case's post-processing -> what the network said and what came of it: Dice (cases, structures)."""
@@ -30,7 +30,7 @@ def calibrations_of(
     case with a preset. Cases are in the order of ``found``.
     """
     wishes, plan, names = model.card.inference, model.plan, model.labels.names
-    tried = [settings_of(way, model) for way in ways]
+    tried = [settings_to_measure(way, model) for way in ways]
     usual = settings_for(InferenceOptions(), wishes, plan)
     wanted: list[tuple[InferenceSettings, Sequence[ByStructure]]] = [(usual, [usual.postprocess] * len(found.cases))]
     wanted += [

@@ -71,7 +71,7 @@ class Run:
         return replace(self, outcomes=self.outcomes + other.outcomes)
 
 
-def settings_of(way: Way, model: "Model") -> "InferenceSettings":
+def settings_to_measure(way: Way, model: "Model") -> "InferenceSettings":
     """The settings to measure a way with, as the model wishes otherwise; without post-processing, which comes later."""
     from medseg.inference.settings import InferenceOptions, settings_for
 
@@ -98,7 +98,7 @@ class Engine:
         from medseg.inference.backends import start
         from medseg.inference.features import blends_features
 
-        headless = blends_features(self.model, settings_of(way, self.model))
+        headless = blends_features(self.model, settings_to_measure(way, self.model))
         model = replace(self.model, headless=headless)
         if headless not in self.started:
             self.started[headless] = start(
@@ -121,7 +121,7 @@ def roi_ways(ways: Sequence[Way], found: TuneCases, model: "Model") -> tuple[lis
         volume = _volume(case)
         with _named(case):
             shape = shape_for(framed(volume, plan)[0].geometry, plan)
-        paying |= {way for way in ways if pays(shape, plan, settings_of(way, model), folds)}
+        paying |= {way for way in ways if pays(shape, plan, settings_to_measure(way, model), folds)}
     return [replace(way, roi=True) for way in ways if way in paying], "" if paying else (
         "no case has windows enough for a first look to save any"
     )
@@ -159,7 +159,7 @@ def measured(engine: Engine, found: TuneCases, ways: Sequence[Way], progress: Pr
         reference = as_label(case, model.plan.structure_labels, volume.geometry)
         outcomes = []
         for done, way in enumerate(ways, 1):
-            settings, (running, head) = settings_of(way, model), engine.running(way)
+            settings, (running, head) = settings_to_measure(way, model), engine.running(way)
             predicts, outputs = running.predicts, outputs_of(len(folds), settings.ensemble)
             predict = ensembled([predicts[n] for n in folds], outputs, regions=bool(model.labels.regions))
             scout, looking = _timed(Scout(predicts[folds[0]], all_folds))
