@@ -1,6 +1,7 @@
 """How the command line speaks: results on stdout, everything else on stderr."""
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,21 @@ def error_line(message: str) -> None:
 def note_line(message: str) -> None:
     """One remark on stderr."""
     print(printable(message), file=sys.stderr)
+
+
+def without_long_lists(text: str, names: Collection[str], most: int = 8) -> str:
+    """``text``, in which a list of more of the ``names`` than ``most`` ends with how many more there are.
+
+    >>> without_long_lists("a, b, c touch the border", ["a", "b", "c"], most=2)
+    'a, b and 1 more touch the border'
+    """
+    one = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+    def shorter(found: re.Match[str]) -> str:
+        listed = re.findall(one, found[0])
+        return f"{', '.join(listed[:most])} and {len(listed) - most} more"
+
+    return re.sub(f"(?:{one})(?:, (?:{one})){{{most},}}", shorter, text) if one else text
 
 
 def print_json(content: Any) -> None:

@@ -169,7 +169,7 @@ def infer(
 ) -> int:
     """Segment scans: a label map on each scan's own grid, and volumes in mL."""
     from medseg.cli.cohort import run_cohort
-    from medseg.cli.console import error_line, note_line, print_json, print_table, progress_bars
+    from medseg.cli.console import error_line, note_line, print_json, print_table, progress_bars, without_long_lists
     from medseg.core.config_inference import postprocess_from, refine_from
     from medseg.core.errors import ConfigError
     from medseg.core.text import printable
@@ -256,8 +256,8 @@ def infer(
             title = printable(manifest["scan"]["path"]) if len(manifests) > 1 else ""
             print_table(title, *_volumes_and_dice(manifest))
             for warning in manifest["warnings"]:
-                reviewed = warning.removeprefix("review: ")
-                note_line(f"{'warning' if reviewed == warning else 'to be reviewed'}: {reviewed}")
+                reviewed = without_long_lists(warning.removeprefix("review: "), manifest["volumes_ml"])
+                note_line(f"{'to be reviewed' if warning.startswith('review: ') else 'warning'}: {reviewed}")
         print(printable(manifest["label_map"]["path"]))
         for files in manifest["outputs"].values():
             for path in files:

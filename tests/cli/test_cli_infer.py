@@ -138,6 +138,21 @@ def test_a_sheared_scan_is_refused_by_name_for_a_format_without_shear(here, infe
     assert files_in(here) == {"x.nii.gz"}
 
 
+def test_many_structures_at_the_border_are_eight_names_on_the_terminal_and_all_in_the_json(here, capsys):
+    labels = {"background": 0} | {f"rib_left_{n}": n for n in range(1, 13)}
+    model = tiny_model(here / "model", plan=tiny_plan(labels=labels))
+    done = Done(capsys, "infer", "--model", model, "--device", "cpu", write_scan(here / "x.nii.gz"))
+    (said,) = (line for line in done.err.splitlines() if "touch the border" in line)
+    (all_of_them,) = (w for w in json.loads((here / "x_seg.json").read_text())["warnings"] if "touch the border" in w)
+    names = all_of_them.removesuffix(" touch the border of the scan: the volume may be truncated").split(", ")
+    assert len(names) > 8
+    assert set(names) <= set(labels)
+    eight = ", ".join(names[:8])
+    assert (
+        said == f"warning: {eight} and {len(names) - 8} more touch the border of the scan: the volume may be truncated"
+    )
+
+
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_prints_the_path_alone(here, infer, flag):
     done = infer(write_scan(here / "x.nii.gz"), flag)
