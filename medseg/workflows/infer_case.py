@@ -125,7 +125,8 @@ class Job:
         decided = settings_of(settings, card.inference, card.plan, weights=weights, file=file)
         if decided.roi and (maps := [kind for kind in ("probabilities", "entropy") if kind in writers]):
             raise ConfigError(
-                f"roi: outside the box there is no {maps[0]} to save; leave out --save-{maps[0]}, or take --no-roi"
+                f"roi: {maps[0]} cannot be saved, for nothing is computed outside the box; leave out --save-{maps[0]}, "
+                "or take --no-roi"
             )
 
         job = cls(card, Future(), writers, replace(options, max_memory=settings.max_memory))

@@ -57,7 +57,7 @@ def test_maps_of_the_whole_scan_do_not_go_with_it(model, scan, tmp_path, capsys,
     ]
     assert command(asked) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"roi: outside the box there is no {kind} to save; leave out --save-{kind}, or take --no-roi" in said
+    assert f"roi: {kind} cannot be saved, for nothing is computed outside the box; leave out --save-{kind}, or" in said
     assert not list(tmp_path.iterdir())
 
 
