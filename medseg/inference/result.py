@@ -10,6 +10,7 @@ from medseg.core.labels import Labels
 from medseg.core.volume import LabelMap
 from medseg.inference.postprocess import Change
 from medseg.inference.predicted import LEVEL, PredictedDice
+from medseg.inference.settings import Accumulators
 from medseg.io.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def as_nibabel(label_map: LabelMap) -> Any:
 class SegmenterResult:
     """A ``label_map`` on the scan's own grid, ``volumes_ml`` by structure, ``warnings``, and ``seconds`` by stage.
 
-    ``windows``: how many patches the network saw. ``refined``: how many voxels the refinement changed, None without one.
+    ``windows``: how many patches the network saw; ``accumulators``: the type in which what it said of them was added up.
+    ``refined``: how many voxels the refinement changed, None without one.
     ``postprocessed``: what post-processing did to each structure that has any.
     ``predicted_dice``: of each structure, where the model folder has a calibration (``inference.predicted``).
     ``review``: why a human should look at this result; empty where nothing speaks against it. ``roi``: what became of looking
@@ -41,6 +43,7 @@ class SegmenterResult:
     warnings: tuple[str, ...]
     seconds: dict[str, float]
     windows: int
+    accumulators: Accumulators
     back: Callable[[LabelMap], Any]
     postprocessed: dict[str, Change] = field(default_factory=dict)
     recorded: Recorded | None = None

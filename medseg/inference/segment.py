@@ -28,7 +28,7 @@ from medseg.inference.postprocess import Change, postprocess
 from medseg.inference.recording import recorded_slabs
 from medseg.inference.restore import needed, restore
 from medseg.inference.roi import FIRST_OVERLAP, Roi, Scout, coarse_to_fine
-from medseg.inference.settings import InferenceSettings
+from medseg.inference.settings import Accumulators, InferenceSettings
 from medseg.inference.stream import Predict
 from medseg.inference.windows_of_scan import WindowsOfScan
 from medseg.io.recorded import Recorded
@@ -45,6 +45,7 @@ ON_BORDER = 2.0**-25
 class Segmented:
     """A ``label_map`` on the scan's grid, ``seconds`` by stage, and the number of ``windows`` that made it.
 
+    ``accumulators``: the type in which they were added up, which ``max_memory`` may have decided.
     ``reused`` windows were constant and took the logits of another one. ``postprocessed``: what the steps of the
     settings did to each structure that has any. ``refined``: the voxels that the refinement changed; None without one.
     ``roi``: what became of looking first, where that was asked for.
@@ -53,6 +54,7 @@ class Segmented:
     label_map: LabelMap
     seconds: dict[str, float]
     windows: int
+    accumulators: Accumulators
     reused: int = 0
     postprocessed: dict[str, Change] = field(default_factory=dict)
     refined: int | None = None
@@ -225,4 +227,4 @@ def segment(
         "postprocess": time.perf_counter() - clock[2],
     }
     total = sum(ran.counts.values())
-    return Segmented(label_map, seconds, total, total - ran.predicted, changes, refined, roi)
+    return Segmented(label_map, seconds, total, settings.accumulators, total - ran.predicted, changes, refined, roi)

@@ -214,6 +214,7 @@ class Segmenter:
             warnings,
             found.seconds,
             found.windows,
+            found.accumulators,
             as_nibabel,
             found.postprocessed,
             record,

@@ -24,7 +24,7 @@ from medseg.workflows.infer_case import AS_THE_MODEL_WISHES, Job, Say
 
 _HASHING_THREADS = 4
 _SHORT = 16  # digits of a hash, which a message shows
-_COSTS = {"batch", "max_memory"}  # what a run that goes on may change: time and memory, not results
+_COSTS = {"batch", "max_memory"}  # what a run that goes on may change: not results, but see `_identity`
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +137,13 @@ def _identity(job: Job, common: Common) -> tuple[dict[str, Any], dict[str, Any]]
 
     Of the model all that can change a label map or a remark on it. What `medseg tune` writes into model.json is not: only
     the settings that a run comes to count, and the Dice to expect of a case is that which was known when it was done. The
-    first journals have the hash of the whole model.json.
+    first journals have the hash of the whole model.json. Of the memory a run may hold only what decides in which type windows
+    are added up counts: how much it is, where that is not given.
     """
     settings = {key: value for key, value in _settings(job, common).items() if key not in _COSTS}
+    most = job.segmenter.settings.max_memory
+    if most is not None and settings["accumulators"] == "auto":
+        settings["accumulators"] = f"auto, f16 where max_memory={most} needs it"
     model, card = job.segmenter.model, job.segmenter.model.card
     deciding = {
         "plan": card.plan.model_dump(mode="json"),

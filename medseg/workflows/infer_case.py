@@ -261,7 +261,7 @@ class Job:
                 **({} if found.refined is None else {"refined_voxels": found.refined}),
                 **({"roi": found.roi.as_json()} if found.roi else {}),
                 "postprocess": {name: change.as_json() for name, change in found.postprocessed.items()},
-                "settings": self.segmenter.settings.as_json(),
+                "settings": self.segmenter.settings.as_json() | {"accumulators": found.accumulators},
                 "device": str(self.segmenter.device),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "warnings": list(warnings),

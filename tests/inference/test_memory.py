@@ -80,6 +80,27 @@ def test_fewer_windows_come_first_then_half_precision_then_a_refusal(steady):
         fit(least, accumulators="nnunet")
 
 
+def test_the_result_says_in_which_type_the_memory_let_it_add_up(steady, monkeypatch):
+    """Of 50 outputs: with the memory that f32 needs, and with a byte less."""
+    volume = Volume(np.zeros((1, 40, 40, 40), np.int16), Geometry((40,) * 3, np.diag([3.0, 3.0, 3.0, 1.0])))
+    peaks, estimated = [], memory._estimate
+
+    def noted(*args, **kwargs):
+        peaks.append(estimated(*args, **kwargs))
+        return peaks[-1]
+
+    monkeypatch.setattr(memory, "_estimate", noted)
+
+    def kind(given):
+        asked = InferenceSettings(max_memory=given)
+        return segment(volume, plan_of(MANY), outputs, settings=asked).accumulators
+
+    assert kind(None) == "f32"
+    assert kind(2**40) == "f32"
+    needed = peaks[-1].peak
+    assert (kind(needed), kind(needed - 1)) == ("f32", "f16")
+
+
 def test_what_cannot_fit_is_refused_before_anything_is_computed():
     def predict(patches: torch.Tensor) -> torch.Tensor:
         raise AssertionError("a window was predicted")

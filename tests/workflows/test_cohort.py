@@ -95,6 +95,25 @@ def test_a_limit_of_memory_leaves_one_case_at_a_time_and_the_same_files(run, tmp
     assert content(tmp_path / "alone") == content(tmp_path / "out")
 
 
+def test_another_limit_of_memory_does_not_go_on_where_it_may_decide_how_sums_are_made(run, tmp_path):
+    """f32, or f16 where the memory needs it: cases of both kinds under one name would differ without a word."""
+
+    def limited(most, **more):
+        return run(settings=InferenceOptions(max_memory=most, **more))
+
+    assert limited(2**36).again == 0
+    assert limited(2**36).again == 3
+    for other, now in ((2**35, f"auto, f16 where max_memory={2**35} needs it"), (None, "auto")):
+        with pytest.raises(OutputError, match=f'max_memory={2**36} needs it", but this run has .*="{now}"') as refused:
+            limited(other)
+        assert refused.value.exit_code == 4
+    made = json.loads((tmp_path / "out" / "a_seg.json").read_text())["settings"]
+    assert (made["accumulators"], made["max_memory"]) == ("f32", 2**36)
+    assert run(force=True, settings=InferenceOptions(accumulators="f16")).again == 0
+    assert limited(2**36, accumulators="f16").again == 3
+    assert json.loads((tmp_path / "out" / "a_seg.json").read_text())["settings"]["accumulators"] == "f16"
+
+
 def test_a_second_run_does_nothing_again_and_new_scans_are_new_cases(run, scans, tmp_path):
     run()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seg*")}
