@@ -251,7 +251,8 @@ def _fitting(plan: Plan, state: dict[str, Tensor], file: Path) -> dict[str, Tens
         with torch.device("meta"):
             network = network_for(plan)
     except Exception as error:  # a network's arguments need not make one
-        raise ModelError(f"{file.parent.parent}: the network cannot be built: {error}") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{file.parent.parent}: the network cannot be built: {reason}") from None
     try:
         check_weights(network, state, plan)
     except ModelError as error:

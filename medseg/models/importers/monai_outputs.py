@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medseg.core.component import Component
+from medseg.core.errors import ModelError
 from medseg.models.importers.monai_config import BundleConfig
 from medseg.models.importers.monai_pipeline import HARMLESS, Options, is_monais, plain_name
 
@@ -149,9 +150,13 @@ def named(config: BundleConfig, after: After, names: Sequence[str]) -> Named:
     """Labels, and regions where outputs are thresholded one by one, for outputs of these ``names``. Raises ModelError."""
     there = [n for n, name in enumerate(names) if name.casefold() == "background"]
     if there and (there != [0] or after.regions):
-        raise config.error(
-            f"metadata.json: channel_def calls output {there[-1]} {names[there[-1]]!r}, which gets the value "
-            f"{dict(after.writes).get(there[-1], there[-1] + after.regions)}; medseg's background has 0"
+        file, value = (
+            config.file.with_name("metadata.json"),
+            dict(after.writes).get(there[-1], there[-1] + after.regions),
+        )
+        raise ModelError(
+            f"{file}: channel_def calls output {there[-1]} {names[there[-1]]!r}, which gets the value {value}; medseg's background "
+            "has 0"
         )
     if not after.regions:
         return Named({name: value for value, name in enumerate(names)})

@@ -215,7 +215,7 @@ def _normalise(found: Before, options: Options, channels: int) -> Before:
         raise options.error(f"has nonzero: {nonzero!r}; expected true or false")
     if nonzero and found.spacing_mm is not None:
         raise options.error(
-            "has nonzero: true behind Spacingd: MONAI's spline leaves about 1e-13 where a scan is 0, and which voxels that makes "
+            "has nonzero: true behind Spacingd: MONAI's spline leaves about 5e-13 where a scan is 0, and which voxels that makes "
             "nonzero is its own rounding, which medseg does not have; only false, or before Spacingd"
         )
     if subtrahend is None and divisor is None:

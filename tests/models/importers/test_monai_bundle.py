@@ -214,6 +214,7 @@ def test_an_imported_bundle_says_where_it_comes_from(bundle, tmp_path, capsys):
         ),
         ("network_def", None, {"out_channels": 3}, "out_channels is 3, and metadata.json says 2"),
         ("network_def", None, {"norm": "$exec('import os')"}, "norm is .*code, which is not executed"),
+        ("network_def", None, {"act": ["prelu", {"init": "x"}]}, r"the network cannot be built: [^\n]*$"),
         ("network_def", None, {"depth": 3}, "has no argument 'depth'"),
         ("network_def", None, {"channels": [4, 8, 16]}, "weights do not match the architecture"),
         ("preprocessing", 2, {"axcodes": "SPL"}, "Orientationd has axcodes: 'SPL'"),
@@ -289,7 +290,11 @@ def test_what_no_scan_could_be_run_through_is_refused_at_import(bundle, tmp_path
 @pytest.mark.parametrize(
     ("put", "changes", "words"),
     [
-        ("pred", {"channel_def": {"0": "spleen", "1": "background"}}, "output 1 'background', which gets the value 1"),
+        (
+            "pred",
+            {"channel_def": {"0": "spleen", "1": "background"}},
+            "metadata.json: channel_def calls output 1 'background', which gets the value 1",
+        ),
         (
             "pred",
             {"channel_def": {"0": ["x"], "1": "spleen"}},
