@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,11 @@ def note_line(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """``names`` with commas between; of more than ``most`` how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def without_long_lists(text: str, names: Collection[str], most: int = 8) -> str:
     """``text``, in which a list of more of the ``names`` than ``most`` ends with how many more there are.
 
@@ -36,12 +41,8 @@ def without_long_lists(text: str, names: Collection[str], most: int = 8) -> str:
     'a, b and 1 more touch the border'
     """
     one = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-
-    def shorter(found: re.Match[str]) -> str:
-        listed = re.findall(one, found[0])
-        return f"{', '.join(listed[:most])} and {len(listed) - most} more"
-
-    return re.sub(f"(?:{one})(?:, (?:{one})){{{most},}}", shorter, text) if one else text
+    long = f"(?:{one})(?:, (?:{one})){{{most},}}"
+    return re.sub(long, lambda found: listed(re.findall(one, found[0]), most), text) if one else text
 
 
 def print_json(content: Any) -> None:

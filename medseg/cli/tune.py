@@ -44,7 +44,7 @@ def tune(
 
     Accurate: the highest mean Dice. Balanced and fast: the quickest that loses no more than 0.002 and 0.01 of it.
     """
-    from medseg.cli.console import note_line, print_table, progress_bars
+    from medseg.cli.console import listed, note_line, print_table, progress_bars, without_long_lists
     from medseg.core.config_inference import refine_from
     from medseg.models.card import mirrored
     from medseg.workflows.tune import tune as tuned
@@ -80,7 +80,8 @@ def tune(
         means = dict(zip(found.structures, one.mean_by_structure, strict=True))
         rows.append(
             [
-                ", ".join(found.presets_like(one)) or (f"no: {why}" if why else ""),
+                ", ".join(found.presets_like(one))
+                or (f"no: {without_long_lists(why, found.structures)}" if why else ""),
                 *(f"{one.way.overlap:g}", mirrored(one.way.mirror), "on" if one.way.roi else "off"),
                 *([one.way.refine.name if one.way.refine else "off"] if refined else []),
                 *(f"{one.mean_share:.0%}", f"{one.mean_seconds:.3g}", f"{one.mean_dice:.4f}"),
@@ -114,8 +115,8 @@ def tune(
         patients = {name: shift.patients for name, shift in calibrated(calibration).items()}
         enough = [f"{name} ({n} patients)" for name, n in patients.items() if n >= FEWEST]
         scarce = [f"{name} ({n} patients)" for name, n in patients.items() if n < FEWEST]
-        parts = [f"{LEVEL:.0%} intervals for {', '.join(enough)}"] if enough else []
-        parts += [f"no interval for {', '.join(scarce)}: it takes {FEWEST}"] if scarce else []
+        parts = [f"{LEVEL:.0%} intervals for {listed(enough)}"] if enough else []
+        parts += [f"no interval for {listed(scarce)}: it takes {FEWEST}"] if scarce else []
         print(f"predicted Dice: {'; '.join(parts)}")
     if looking := [name for name, preset in found.presets.items() if preset.roi]:
         print(f"no predicted Dice with {' and '.join(looking)}: outside the box of roi there are no probabilities")
