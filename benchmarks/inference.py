@@ -10,7 +10,7 @@ the medians count. The bare network runs beside the job: before every `--bare-ev
 alone, to its logits. `--coarser 1.5` plans a grid of voxels 1.5 times as long as the scan's, so that the job resamples in and out.
 
 `--stand-in` makes logits from intensities in place of a network: time and memory of everything else at full size. `--start`
-measures the time from the start of `medseg infer` to its end less its stages. Seconds are of the clock, and of the CPU in
+measures the time from the start of `medseg infer` to its first window. Seconds are of the clock, and of the CPU in
 brackets, which other programs on the machine disturb less.
 """
 
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="medseg alone")
     parser.add_argument("--peer-memory", type=float, help="GiB that nnU-Net may take; it fails beyond")
     parser.add_argument("--stand-in", action="store_true")
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="measure N starts of `medseg infer` and end")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="N", help="measure N starts of `medseg infer` to the first window"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -250,32 +252,21 @@ def models(options: argparse.Namespace, scan: Path, structures: int) -> tuple[Pa
 
 
 def start(options: argparse.Namespace, scan: Path) -> None:
-    """What `medseg infer` takes beyond its stages: imports, loading the model, and the end of the process."""
+    """Seconds of `medseg infer` from the start of its process to its first window, reading and preprocessing included."""
     import time
 
     _, model = models(options, scan, options.structures[0])
-    for who in options.backends:
-        backend, precision = who.split(":")
-        beyond = []
-        for _ in range(options.start):
-            began = time.perf_counter()
-            asked = ("--model", model, "--output", options.output / "start.nii.gz", "--force", "-q")
-            run(
-                options,
-                sys.executable,
-                "-m",
-                "medseg",
-                "infer",
-                scan,
-                *asked,
-                "--backend",
-                backend,
-                "--precision",
-                precision,
-            )
-            seconds = json.loads((options.output / "start.json").read_text())["seconds"]
-            beyond.append(time.perf_counter() - began - sum(seconds.values()))
-        print(f"{who}: {statistics.median(beyond):.2f} s beyond the stages ({', '.join(f'{s:.2f}' for s in beyond)})")
+    asked = ("--model", model, "--output", options.output / "start.nii.gz", "--force", "-q")
+    found: dict[str, list[float]] = {who: [] for who in options.backends}
+    for _ in range(options.start + 1):
+        for who, seconds in found.items():
+            backend, precision = who.split(":")
+            how = ("--backend", backend, "--precision", precision)
+            command = (HERE / "first_window.py", time.time(), "infer", scan, *asked, *how)
+            seconds.append(float(run(options, sys.executable, *command)))
+    for who, (_, *seconds) in found.items():  # the first one may convert the network
+        every = ", ".join(f"{one:.2f}" for one in seconds)
+        print(f"{who}: {statistics.median(seconds):.2f} s to the first window ({every})")
 
 
 def run(options: argparse.Namespace, *command: object) -> str:

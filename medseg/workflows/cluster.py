@@ -70,7 +70,10 @@ def _token(folder: Path) -> Iterator[Path]:
 
 @dataclass(eq=False)
 class _Dispatch:
-    """Who does what: each worker first prepares, then has one case at a time, so that its death tells of which case."""
+    """Who does what: each worker first prepares, then computes one case at a time, so that its death tells of which case.
+
+    It gets the next one as soon as it says that one is done, before its answer is fetched and written.
+    """
 
     client: Any
     task: dict[str, Any]
@@ -85,6 +88,7 @@ class _Dispatch:
     busy: dict[str, tuple[Any, Order | None]] = field(default_factory=dict)  # None: it prepares
     agreed: dict[str, Any] = field(default_factory=dict)  # the first worker's settings
     deaths: Counter[str] = field(default_factory=Counter)
+    unfetched: Counter[str] = field(default_factory=Counter)  # done by workers that were gone before they could say so
     answers: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> None:
@@ -148,7 +152,7 @@ class _Dispatch:
         try:
             answer = future.result(timeout=ANSWER_SECONDS)
         except TimeoutError:  # it died before it gave its answer away, and Dask would wait for it without end
-            self._again(order)
+            self._again(order, self.unfetched)
             return
         if "error" in answer:
             raise error_of(answer)
@@ -191,13 +195,13 @@ class _Dispatch:
         """A worker died with what it had in hand."""
         future, order = self.busy.pop(at)
         future.cancel()
-        self._again(order)
+        self._again(order, self.deaths)
 
-    def _again(self, order: Order | None) -> None:
-        """A case that a worker died of is done again, unless it has taken too many with it."""
+    def _again(self, order: Order | None, lost: Counter[str]) -> None:
+        """A case that was ``lost`` with a worker is done again, unless it was so too often."""
         name = order.name if order else ""
-        self.deaths[name] += 1
-        if self.deaths[name] < self.tries:
+        lost[name] += 1
+        if lost[name] < self.tries:
             if order:
                 self.waiting.appendleft(order)
         elif order:

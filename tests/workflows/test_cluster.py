@@ -17,6 +17,7 @@ from medseg.core.cluster_spec import AddressSpec, LocalSpec, QueueSpec, cluster_
 from medseg.core.config_inference import postprocess_from
 from medseg.core.errors import ConfigError, ModelError, OutputError, ResourceError
 from medseg.core.files import sha256_of
+from medseg.core.interrupt import StopFlag
 from medseg.inference.settings import InferenceOptions
 from medseg.io.scan import ReadOptions
 from medseg.workflows import cluster, cluster_start
@@ -262,6 +263,50 @@ def test_a_queues_jobs_ask_for_what_the_file_says(tmp_path, content, lines):
 
 
 COMMAND = [sys.executable, "-m", "medseg", "infer"]
+
+
+def test_a_worker_that_dies_before_its_answer_is_fetched_is_charged_to_the_case_it_had_by_then():
+    """A client of no network: case a is done, b is with the worker when it goes; both are done again, b has a death."""
+
+    class Told:
+        def __init__(self, status, value):
+            self.status, self.value, self.key = status, value, "key"
+
+        def result(self, timeout):
+            if isinstance(self.value, Exception):
+                raise self.value
+            return self.value
+
+        def add_done_callback(self, told):
+            pass
+
+        def cancel(self):
+            pass
+
+    class Client:
+        workers, sent = {"worker": {}}, []
+
+        def submit(self, *work, workers, **options):
+            self.sent.append(Told("pending", None))
+            return self.sent[-1]
+
+        def scheduler_info(self, n_workers):
+            return {"workers": self.workers}
+
+    orders = deque(Order(name, (f"/{name}.nii",), f"/{name}_seg.nii.gz") for name in "abc")
+    client, told = Client(), []
+    dispatch = cluster._Dispatch(client, {}, None, None, orders, StopFlag(), told.append, 3, None)
+    dispatch._look()
+    client.sent[-1].status, client.sent[-1].value = "finished", {"settings": {}, "ready": "here"}
+    dispatch._take("worker", client.sent[-1])
+    dispatch._send(dispatch.idle.pop(), dispatch.waiting.popleft())
+    client.sent[-1].status, client.sent[-1].value = "finished", TimeoutError()
+    dispatch._take("worker", client.sent[-1])
+    assert dispatch.busy["worker"][1].name == "b"
+    client.workers = {}
+    dispatch._look()
+    assert [order.name for order in dispatch.waiting] == ["b", "a", "c"]
+    assert (dict(dispatch.deaths), told) == ({"b": 1}, [])
 
 
 def started(folder, output, *more):

@@ -1,6 +1,7 @@
 """OpenVINO as the backend on the CPU: quicker than PyTorch, by how much is in benchmarks/README.md."""
 
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -76,23 +77,20 @@ class _Rooms:
     """Memory for what a network gives, used again once nothing refers to it: new memory costs 0.65 ms a MB (a VM, Zen 4)."""
 
     def __init__(self) -> None:
-        self._free: list[mmap] = []
-        self._lock = Lock()
+        self._free: deque[mmap] = deque(maxlen=1)  # no lock: memory may come back at any moment, in any thread
 
     def array(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Any numbers, of ``shape``."""
         size = 4 * prod(shape)
-        with self._lock:
-            fitting = [room for room in self._free if len(room) == size]
-            self._free = fitting[1:]
-        room = fitting[0] if fitting else mmap(-1, size)
+        try:
+            room = self._free.pop()
+        except IndexError:
+            room = mmap(-1, size)
+        if len(room) != size:
+            room = mmap(-1, size)
         whole = np.frombuffer(room, np.float32)
-        finalize(whole, self._back, room)  # views refer to it, so that it goes after the last of them
+        finalize(whole, self._free.append, room)  # views refer to it, so that it goes after the last of them
         return whole.reshape(shape)
-
-    def _back(self, room: mmap) -> None:
-        with self._lock:
-            self._free = [*self._free, room][-1:]
 
 
 def _predict(compiled: Any, as_tensor: Callable[..., Any], outputs: int) -> Predict:
