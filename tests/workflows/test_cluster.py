@@ -358,7 +358,9 @@ def test_a_queue_that_is_not_here_or_refuses_is_told(folder, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_jobs_of_a_queue_do_the_cases(folder, tmp_path, monkeypatch, serial):
-    spec = queue(tmp_path, monkeypatch, 'setsid sh "$1" > /dev/null 2>&1 & echo "Submitted batch job $!"')
+    # As SLURM does, it keeps the script, which is gone once it was submitted.
+    copied = f'cp "$1" {tmp_path}/job.$$; setsid sh {tmp_path}/job.$$'
+    spec = queue(tmp_path, monkeypatch, copied + ' > /dev/null 2>&1 & echo "Submitted batch job $!"')
     found, told = run(folder, tmp_path / "out", spec)
     assert sorted(told) == [f"case_{n}" for n in range(6)]
     assert found.failed == 0
