@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from medseg.models.head import Head
     from medseg.models.model_json import ModelCard
 
+MOST_NAMES = 8  # of structures, on a line
 _ADVICE = "crop the scan, close other programs, or use a device with more memory"
 
 
@@ -234,7 +235,8 @@ class Segmenter:
         """Model, inputs, structures and device on one line."""
         plan = self.plan
         inputs = f", channels {', '.join(plan.channel_names)}" if plan.channels > 1 else ""
-        structures = ", ".join(self.labels.names)
+        names = self.labels.names
+        structures = ", ".join(names[:MOST_NAMES]) + f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES)
         ways = f"{self.device}, {self.settings.backend} {self.settings.precision}"
         name = f"{self.model.card.name}, {plan.modality}{inputs}, {structures}"
         return f"{self.model.folder} ({name}{self._folds}); device: {ways}"

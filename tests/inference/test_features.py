@@ -146,6 +146,7 @@ def test_every_backend_runs_a_network_without_its_last_layer(folder, backend):
     found = Segmenter.load(folder, backend=backend, precision="f32", device="cpu")
     assert wanted.head is None
     assert found.head is not None
+    assert "structure_8 and 16 more); device: cpu" in found.describe()
     agreement = found(scan()).label_map.data == wanted(scan()).label_map.data
     assert agreement.mean() > 0.98  # nnU-Net's roundings make close calls of a random network ties
     box = found.segment(scan(), "scan")
