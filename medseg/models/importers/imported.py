@@ -4,8 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from medseg.core.errors import ModelError
+from medseg.core.plan import Plan
+from medseg.models.bundle import check_weights, network_for
 from medseg.models.model_json import ModelCard
 
 
@@ -40,3 +44,21 @@ class Importer:
     recognises: Callable[[Path], bool]
     read: Callable[[Path, ImportOptions], Imported]
     what: str
+
+
+def fitting(plan: Plan, state: dict[str, Tensor], file: Path, planned: Path) -> dict[str, Tensor]:
+    """``state`` of ``file``, once it fits the network of ``plan`` to the last tensor; no weights are made for that.
+
+    Raises ModelError, which names ``planned`` where there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            network = network_for(plan)
+    except Exception as error:  # what a file says need not make a network
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{planned}: the network cannot be built: {reason}") from None
+    try:
+        check_weights(network, state, plan)
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from None
+    return state

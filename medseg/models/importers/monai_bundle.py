@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medseg.core.component import Component
@@ -14,10 +13,10 @@ from medseg.core.errors import MedsegError, ModelError
 from medseg.core.files import sha256_of
 from medseg.core.plan import Plan
 from medseg.core.provenance import provenance
-from medseg.models.bundle import check_weights, network_for, read_safetensors
+from medseg.models.bundle import read_safetensors
 from medseg.models.bundle_networks import NETWORKS
 from medseg.models.how_to_run import HowToRun
-from medseg.models.importers.imported import Imported, Importer, ImportOptions
+from medseg.models.importers.imported import Imported, Importer, ImportOptions, fitting
 from medseg.models.importers.monai_config import BundleConfig, read_config
 from medseg.models.importers.monai_outputs import After, Named, after_of, kept_components, named
 from medseg.models.importers.monai_pipeline import Before, before_of, windows_of
@@ -77,7 +76,7 @@ def read_bundle(folder: Path, options: ImportOptions) -> Imported:
         words = str(error)
         raise ModelError(words if words.startswith(str(folder)) else f"{file}: {words}") from None
     weights = _weights_file(folder, config, options.checkpoint)
-    state = _fitting(plan, _state(weights), weights)
+    state = fitting(plan, _state(weights), weights, weights.parent.parent)
     card = ModelCard(
         format_version=FORMAT_VERSION,
         name=options.name or str(metadata.get("name") or folder.name),
@@ -243,21 +242,6 @@ def _state(file: Path) -> dict[str, Tensor]:
                 raise ModelError(f"{file}: {name} holds integers too large for float32")
             state[name] = tensor.float()
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _fitting(plan: Plan, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """``state``, once it fits the plan's network to the last tensor; of the network no weights are made for that."""
-    try:
-        with torch.device("meta"):
-            network = network_for(plan)
-    except Exception as error:  # a network's arguments need not make one
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{file.parent.parent}: the network cannot be built: {reason}") from None
-    try:
-        check_weights(network, state, plan)
-    except ModelError as error:
-        raise ModelError(f"{file}: {error}") from None
-    return state
 
 
 def _origin(folder: Path, metadata: Mapping[str, Any], sources: tuple[Path, ...]) -> dict[str, Any]:

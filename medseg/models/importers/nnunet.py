@@ -6,19 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from medseg.core.component import Component
 from medseg.core.errors import MedsegError, ModelError
 from medseg.core.files import sha256_of
 from medseg.core.plan import Plan
 from medseg.core.provenance import provenance
-from medseg.models.bundle import check_weights, network_for
 from medseg.models.how_to_run import HowToRun
 from medseg.models.importers import nnunet_files as files
 from medseg.models.importers import nnunet_plan as planning
-from medseg.models.importers.imported import Imported, Importer, ImportOptions
+from medseg.models.importers.imported import Imported, Importer, ImportOptions, fitting
 from medseg.models.importers.nnunet_network import architecture_of, older_architecture, permuted
 from medseg.models.importers.torch_checkpoint import Checkpoint, read_checkpoint
 from medseg.models.model_json import FORMAT_VERSION, ModelCard, first_problem
@@ -65,7 +61,10 @@ def read_nnunet(folder: Path, options: ImportOptions) -> Imported:
         where = folder if words.startswith(("dataset.json", "the checkpoint")) else folder / "plans.json"
         raise ModelError(words if words.startswith(str(folder)) else f"{where}: {words}") from None
     kernel = axes.kernel(plan.dimensions)
-    states = {fold: _fitting(plan, permuted(one.weights, kernel), fold, folder) for fold, one in checkpoints.items()}
+    states = {
+        fold: fitting(plan, permuted(one.weights, kernel), folder / fold, folder / "plans.json")
+        for fold, one in checkpoints.items()
+    }
     card = _card(folder, options, plan, plans, dataset, checkpoints, axes, name)
     return Imported(card, states, tuple(_remarks(card, facts, known=known)))
 
@@ -150,20 +149,6 @@ def _plan(
             ),
         }
     )
-
-
-def _fitting(plan: Plan, state: dict[str, Tensor], fold: str, folder: Path) -> dict[str, Tensor]:
-    """``state``, once it fits the plan's network to the last tensor."""
-    try:
-        with torch.device("meta"):  # its shapes are all that matters
-            network = network_for(plan)
-    except Exception as error:  # the plans' numbers need not make a network
-        raise ModelError(f"{folder / 'plans.json'}: the network cannot be built: {error}") from None
-    try:
-        check_weights(network, state, plan)
-    except ModelError as error:
-        raise ModelError(f"{folder / fold}: {error}") from None
-    return state
 
 
 def _card(
